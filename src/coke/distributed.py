@@ -1,0 +1,84 @@
+"""Collectives over rows that are identities without a process group: one code path for one and many.
+
+Every process sees the same gathered rows in the same order (rank 0's first), so state that each process
+updates from them stays equal everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def active() -> bool:
+    """Whether a process group is initialised."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """How many processes there are, 1 without a process group."""
+    return dist.get_world_size() if active() else 1
+
+
+def shard(n_rows: int, index: int | None = None, count: int | None = None) -> slice:
+    """The rows of a batch that a process owns: contiguous, sizes differing by at most one.
+
+    >>> [shard(10, index, 4) for index in range(4)]
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None), slice(8, 10, None)]
+    """
+    index = rank() if index is None else index
+    count = world_size() if count is None else count
+    base, extra = divmod(n_rows, count)
+    start = index * base + min(index, extra)
+    return slice(start, start + base + (index < extra))
+
+
+def gather_rows(rows: Tensor, n_rows: int) -> Tensor:
+    """All processes' `shard`s of a batch of ``n_rows`` rows, put together: [n_rows, ...].
+
+    No gradient flows. Shards are padded to one length for the exchange and cut again, so a batch need not
+    divide by the number of processes.
+    """
+    if not active():
+        return rows.detach()
+    longest = -(-n_rows // world_size())
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows.detach()
+    gathered = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(gathered, padded)
+    lengths = [shard(n_rows, index) for index in range(world_size())]
+    return torch.cat([part[: s.stop - s.start] for part, s in zip(gathered, lengths, strict=True)])
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The element-wise sum of ``values`` over all processes."""
+    if active():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def any_process(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether any process raised the flag: how all agree to stop at the same step."""
+    if not active():
+        return flag
+    return bool(sum_over_processes(torch.tensor(float(flag), device=device)).item())
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Give every process rank 0's buffers, so that rounding on different devices cannot drift apart."""
+    if active():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if active():
+        dist.barrier()

@@ -1,0 +1,41 @@
+"""Errors that a user can act on: each says what was asked, what came, and what to do.
+
+All are `ValueError`s, so that code which guards a call with ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CokeError(ValueError):
+    """Anything coke refuses: the message is meant for the user, without a traceback on the command line."""
+
+
+class ConfigError(CokeError):
+    """An unknown recipe or key, or a value of the wrong type or outside its range."""
+
+
+class DataError(CokeError):
+    """Images, labels or files that cannot be used as asked."""
+
+
+class BoundsError(CokeError):
+    """Cluster sizes or numbers of clusters that cannot hold for the data given."""
+
+
+class ResumeError(CokeError):
+    """A run folder that does not belong to what was asked, or whose files do not fit together."""
+
+
+def did_you_mean(asked: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name.
+
+    >>> did_you_mean("epoch", ["epochs", "batch_size"])
+    " (did you mean 'epochs'?)"
+    >>> did_you_mean("zzz", ["epochs"])
+    ''
+    """
+    close = difflib.get_close_matches(asked, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,145 @@
+"""The run folder: the names, formats and version of every file that a run leaves behind.
+
+    config.yaml            the resolved configuration, one key a line
+    environment.json       versions, machine, command, data (name, fingerprint, splits), backbone name
+    metrics.jsonl          one JSON object a line: {"kind": "step" | "epoch" | "knn" | "event", ...}
+    unreadable.csv         images left out: key, reason (only where there are any)
+    checkpoints/           epoch-EEEE-step-SSSSSS.pt, the newest last by name; initial.safetensors
+    backbone.safetensors   the trained backbone, for timm or any nn.Module of the same shape
+    assignments.parquet    key, and per head h: cluster_h, score_h, margin_h
+    clusters.safetensors   per head h: centers_h [K, D], duals_h [K]
+    evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
+    verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
+    report.html            all of it in one page
+    tensorboard/           the same metrics for TensorBoard
+
+Every file is written to a temporary name, synced and renamed: a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from coke.errors import ResumeError
+
+FORMAT_VERSION = 1
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under ``path`` only when it is whole: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what it holds.
+
+    >>> run = Run("runs/textures")
+    >>> run.report.name
+    'report.html'
+    """
+
+    path: Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", Path(path))
+
+    config_file = property(lambda self: self.path / "config.yaml")
+    environment_file = property(lambda self: self.path / "environment.json")
+    metrics_file = property(lambda self: self.path / "metrics.jsonl")
+    unreadable_file = property(lambda self: self.path / "unreadable.csv")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    initial = property(lambda self: self.path / "checkpoints" / "initial.safetensors")
+    backbone = property(lambda self: self.path / "backbone.safetensors")
+    assignments = property(lambda self: self.path / "assignments.parquet")
+    clusters = property(lambda self: self.path / "clusters.safetensors")
+    evaluation_file = property(lambda self: self.path / "evaluation.json")
+    verdict_file = property(lambda self: self.path / "verdict.json")
+    report = property(lambda self: self.path / "report.html")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration. Raises `ResumeError` where the folder holds no run."""
+        if not self.config_file.is_file():
+            raise ResumeError(f"{self.path} holds no run: {self.config_file.name} is missing")
+        return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine, command, data. Refuses a folder written by a newer coke."""
+        environment = self.read_json(self.environment_file)
+        version = environment.get("format_version", FORMAT_VERSION)
+        if version > FORMAT_VERSION:
+            raise ResumeError(
+                f"{self.path} has format {version}, this coke reads up to {FORMAT_VERSION}: install a newer coke"
+            )
+        return environment
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What `coke evaluate` wrote last, empty before that."""
+        return self.read_json(self.evaluation_file)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """Whether it learned, in words; empty before the first epoch has ended."""
+        return self.read_json(self.verdict_file)
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, all or of one kind, oldest first."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line]
+        return [record for record in records if kind in (None, record["kind"])]
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A JSON object of the folder, empty where the file is not there yet."""
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def write_json(self, path: Path, value: dict[str, Any]) -> None:
+        """Write a JSON object of the folder, whole or not at all."""
+        with atomic(path) as stream:
+            json.dump(value, stream, indent=2, allow_nan=True, default=str)
+            stream.write("\n")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the resolved configuration."""
+        with atomic(self.config_file) as stream:
+            yaml.safe_dump(config, stream, sort_keys=False, allow_unicode=True)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, or None."""
+        found = sorted(self.checkpoints.glob("epoch-*-step-*.pt"))
+        return found[-1] if found else None
+
+    def cut_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the records that a resumed run will write again."""
+        kept = [record for record in self.metrics() if keep(record)]
+        with atomic(self.metrics_file) as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in kept)
