@@ -1,0 +1,14 @@
+"""Images to learn from: where they lie, what they hold, which of them probes use.
+
+`open_data` turns a folder, list, parquet file, torchvision data set or the name of the embedded default into
+`Splits` of `ImageSet`s. Every image was decoded once before it is returned, so what cannot be read is known.
+"""
+
+from __future__ import annotations
+
+from coke.data.images import ImageSet, Unreadable
+from coke.data.open import open_data
+from coke.data.splits import Splits
+from coke.data.textures import textures
+
+__all__ = ["ImageSet", "Splits", "Unreadable", "open_data", "textures"]

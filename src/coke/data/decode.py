@@ -1,0 +1,100 @@
+"""From stored bytes to RGB: every mode that photographs and scans come in, upright, scaled and never clipped."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from coke.errors import DataError
+
+Content = bytes | Image.Image | Tensor
+"""What a source gives for one image: encoded bytes, a PIL image, or uint8 [3, h, w] RGB already."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode(content: Content) -> Tensor:
+    """One image as uint8 [3, height, width], RGB, upright.
+
+    Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white, CMYK
+    converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
+    Raises `DataError` with the reason where the content is no image, is truncated, or states no range of values
+    (32-bit float or integer pixels).
+
+    >>> decode(Image.new("LA", (3, 2), (0, 0))).tolist()  # transparent black over white
+    [[[255, 255, 255], [255, 255, 255]], [[255, 255, 255], [255, 255, 255]], [[255, 255, 255], [255, 255, 255]]]
+    >>> decode(b"not an image")
+    Traceback (most recent call last):
+    coke.errors.DataError: not an image in a known format (12 bytes)
+    """
+    if isinstance(content, Tensor):
+        return content
+    try:
+        if isinstance(content, Image.Image):
+            return _to_tensor(content)
+        with Image.open(io.BytesIO(content)) as image:
+            return _to_tensor(image)
+    except (DataError, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        size = f"{len(content)} bytes" if isinstance(content, bytes) else "a PIL image"
+        raise DataError(f"not an image in a known format ({size})") from error
+    except Exception as error:  # damaged files make Pillow raise almost anything; the reason is kept for the user
+        raise DataError(f"{type(error).__name__}: {error}") from error
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    orientation = _orientation(image)
+    image.load()
+    if image.mode in _SIXTEEN_BIT or image.mode == "I":
+        image = _eight_bit(image)
+    elif image.mode == "F":
+        raise DataError("32-bit float pixels: what is white is not stated; convert to 8 or 16 bit first")
+    elif image.mode != "RGB" or "transparency" in image.info:
+        image = _over_white(image) if image.has_transparency_data else image.convert("RGB")
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8. A malformed EXIF block states none: the image is read as it is stored."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError, ... on malformed blocks
+        return 1
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "1":  # Pillow looks a bilevel image's transparent value up among grey ones
+        transparent = image.info["transparency"]
+        image = image.convert("L")
+        image.info["transparency"] = 255 if transparent else 0
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit RGB: 0..65535 scaled to 0..255 and rounded."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # these two store 16 bits in Pillow's mode I
+        raise DataError("32-bit integer pixels: what is white is not stated; convert to 8 or 16 bit first")
+    values = np.asarray(image).astype(np.uint32)
+    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")

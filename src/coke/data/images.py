@@ -1,0 +1,157 @@
+"""One split of images, scanned: every image in it was decoded once and is readable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from coke.data.decode import decode
+from coke.data.memory import usable_cpus
+from coke.data.sources import Pixels, Source
+
+SMALL = 64
+"""Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that was left out, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """N readable images of one split.
+
+    name: what it is, for people ("cifar10, train").
+    keys: N names: the path relative to the data's root (posix), or "row 17".
+    source, rows: where the content comes from, and which of its rows these are, int64 [N].
+    sizes: int32 [N, 2], height and width in pixels, upright.
+    hashes: uint8 [N, 16], of each image's stored content.
+    sums: float64 [N, 2, 3], each image's sum and sum of squares of pixel values 0..255 per channel.
+    labels: int64 [N], -1 where an image has none; None where the source has no labels at all.
+    classes: the names of labels 0..C-1, None without labels.
+    unreadable: what the scan left out.
+
+    >>> from coke.data import open_data
+    >>> images = open_data("textures").train
+    >>> len(images), tuple(images.read(0).shape), len(images.subset([2, 3]))
+    (5000, (3, 24, 24), 2)
+    """
+
+    name: str
+    keys: list[str]
+    source: Source
+    rows: Tensor
+    sizes: Tensor
+    hashes: Tensor
+    sums: Tensor
+    labels: Tensor | None = None
+    classes: list[str] | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def pixels(self) -> Tensor | None:
+        """All images, uint8 [N, 3, H, W], where the scan found them of one size and small enough, else None.
+
+        Of a subset that is not a contiguous range this copies its rows, once.
+        """
+        if not isinstance(self.source, Pixels):
+            return None
+        stored = self.source.pixels
+        first = int(self.rows[0]) if len(self) else 0
+        if torch.equal(self.rows, torch.arange(first, first + len(self))):
+            return stored[first : first + len(self)]
+        return stored[self.rows]
+
+    @cached_property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean of each channel over all pixels of all images, in [0, 1]."""
+        red, green, blue = (self._moments()[0] / 255).tolist()
+        return red, green, blue
+
+    @cached_property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of each channel over all pixels of all images, in [0, 1]."""
+        mean, square = self._moments()
+        red, green, blue = ((square - mean**2).clamp(min=0).sqrt() / 255).tolist()
+        return red, green, blue
+
+    def _moments(self) -> Tensor:
+        return self.sums.sum(0) / self.sizes.to(torch.float64).prod(1).sum()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the images' stored content in their order: 32 hexadecimal digits.
+
+        Neither where the images lie nor their keys or labels count.
+        """
+        return hashlib.blake2b(self.hashes.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+
+    def read(self, index: int) -> Tensor:
+        """One image, uint8 [3, height, width], RGB, from memory or decoded now: not to be written to.
+
+        Raises `DataError` or `OSError` where the file has changed or gone since the scan.
+        """
+        return decode(self.source.load(int(self.rows[index])))
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
+        """The same images, fewer rows, in the order of ``indices`` (int64 [M]). Shares the content."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(
+            self,
+            keys=[self.keys[index] for index in chosen.tolist()],
+            rows=self.rows[chosen],
+            sizes=self.sizes[chosen],
+            hashes=self.hashes[chosen],
+            sums=self.sums[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+        )
+
+    def centered(self, size: int, batch_size: int = 256) -> Iterator[Tensor]:
+        """All images in order, as batches uint8 [b, 3, size, size]: the view that evaluation uses.
+
+        The shorter side is resized to ``size`` (up to 64 px) or to ``size * 256 / 224``, bicubic with antialias,
+        then the centre is cut out. Images that are ``size`` x ``size`` already pass untouched.
+        """
+        with ThreadPoolExecutor(usable_cpus()) as threads:
+            for start in range(0, len(self), batch_size):
+                stop = min(start + batch_size, len(self))
+                if isinstance(self.source, Pixels):
+                    yield center(self.source.pixels[self.rows[start:stop]], size)
+                else:
+                    yield torch.stack(
+                        list(threads.map(lambda index: center(self.read(index), size), range(start, stop)))
+                    )
+
+
+def center(image: Tensor, size: int) -> Tensor:
+    """The centre of uint8 [..., 3, h, w] images as [..., 3, size, size]; see `ImageSet.centered`.
+
+    >>> center(torch.zeros(3, 40, 60, dtype=torch.uint8), 32).shape
+    torch.Size([3, 32, 32])
+    """
+    height, width = image.shape[-2:]
+    if (height, width) == (size, size):
+        return image
+    shorter = size if size <= SMALL else round(size * 256 / 224)
+    scaled = (max(shorter, height * shorter // width), max(shorter, width * shorter // height))
+    if scaled != (height, width):
+        batch = image.float() if image.ndim == 4 else image.float()[None]
+        batch = functional.interpolate(batch, scaled, mode="bicubic", antialias=True, align_corners=False)
+        resized = batch.round().clamp(0, 255).to(torch.uint8)
+        image = resized if image.ndim == 4 else resized[0]
+    top, left = (round((side - size) / 2) for side in scaled)
+    return image[..., top : top + size, left : left + size].contiguous()

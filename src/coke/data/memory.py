@@ -1,0 +1,46 @@
+"""What this machine gives: memory that is free, processors that may be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+GIGABYTE = 1e9
+
+
+def usable_cpus() -> int:
+    """How many processors this process may use: its affinity where the system has one."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, a container's limit included; None where the system does not say.
+
+    >>> available = available_memory()
+    >>> available is None or available > 0
+    True
+    """
+    free = [bytes_free for bytes_free in (_system(), _container()) if bytes_free is not None]
+    return min(free, default=None)
+
+
+def _system() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
+def _container() -> int | None:
+    """The limit of the control group less its use that cannot be given back (page cache can)."""
+    group = Path("/sys/fs/cgroup")
+    limit, used, statistics = group / "memory.max", group / "memory.current", group / "memory.stat"
+    if not (limit.is_file() and used.is_file() and statistics.is_file()):
+        return None
+    bound = limit.read_text().strip()
+    if bound == "max":
+        return None
+    cached = dict(line.split() for line in statistics.read_text().splitlines()).get("inactive_file", "0")
+    return max(0, int(bound) - int(used.read_text()) + int(cached))

@@ -1,0 +1,221 @@
+"""Parquet in the Hugging Face image layout: a file, or a folder whose file names state the split.
+
+Column ``image`` holds struct(bytes, path) or plain bytes; an optional label column holds whole numbers (names come
+from the schema's Hugging Face metadata) or names. **The encoded images are held in memory**: a file that would not
+fit is refused before it is read; keep larger ones as files in a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from coke.data.labels import UNLABELLED, number_labels
+from coke.data.memory import GIGABYTE, available_memory
+from coke.data.names import split_of
+from coke.data.sources import Encoded, Found, Rows
+from coke.errors import DataError, did_you_mean
+
+_SHARD = re.compile(r"^(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})$")
+DEFAULT_LABEL = "label"
+DEFAULT_IMAGE = "image"
+
+
+def find_parquet(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
+    """The splits of a parquet file or of a folder of parquet files.
+
+    A folder's files are told apart by name (``train-00000-of-00002.parquet``, ``test.parquet``) or by the folder
+    they lie in (``train/0.parquet``); where no name states a split, all of them are train. Raises `DataError` for
+    missing shards, a file that is no parquet, no image column, labels of a wrong type, or too little memory.
+    """
+    if path.is_file():
+        rows, remarks = _read(path.stem, [path], image_column, label_column)
+        return Found(rows, None, remarks=remarks)
+    files = sorted(path.rglob("*.parquet"))
+    splits: dict[str, list[Path]] = {}
+    unnamed: list[Path] = []
+    for file in files:
+        split = _split(file, path)
+        if split is None:
+            unnamed.append(file)
+        else:
+            splits.setdefault(split, []).append(file)
+    if not splits:
+        splits, unnamed = {"train": files}, []
+    if "train" not in splits:
+        raise DataError(
+            f"{path}: parquet files of {', '.join(sorted(splits))} but none of train; give one file, "
+            "or name the one to learn from train-00000-of-00001.parquet"
+        )
+    rows, remarks = _read(f"{path.name}, train", splits["train"], image_column, label_column)
+    query, asked = None, "test"
+    for name in [name for name in ("test", "val") if name in splits]:
+        query, more = _read(f"{path.name}, {name}", splits[name], image_column, label_column)
+        asked, remarks = name, remarks + tuple(remark for remark in more if remark not in remarks)
+        if query.labels is not None:
+            break
+    if unnamed:
+        names = ", ".join(file.relative_to(path).as_posix() for file in unnamed)
+        remarks = (*remarks, f"not used, their names state no split: {names}")
+    return Found(rows, query, asked, remarks)
+
+
+def _split(file: Path, root: Path) -> str | None:
+    """The split that a file's name states, or else the nearest of its folders below the root."""
+    folders = [parent.name for parent in file.relative_to(root).parents][:-1]
+    return next((split for split in map(split_of, [file.stem, *folders]) if split), None)
+
+
+def _read(
+    name: str, files: list[Path], image_column: str, label_column: str
+) -> tuple[Rows, tuple[str, ...]]:
+    """One split's rows, and remarks on columns that were guessed or not there."""
+    _check_shards(name, files)
+    schemas = [_schema(file) for file in files]
+    image, remarks = _choose_image(files[0], schemas[0], image_column)
+    columns = [image]
+    if label_column in schemas[0].names:
+        columns.append(label_column)
+    elif label_column != DEFAULT_LABEL:
+        hint = did_you_mean(label_column, schemas[0].names)
+        raise DataError(f"{files[0]}: no column {label_column!r}{hint}; it has {', '.join(schemas[0].names)}")
+    else:
+        rest = ", ".join(column for column in schemas[0].names if column != image)
+        remarks += (f"no column {label_column!r} (other columns: {rest or 'none'})",)
+    for file, schema in zip(files, schemas, strict=True):
+        for column in columns:
+            if column not in schema.names or schema.field(column).type != schemas[0].field(column).type:
+                raise DataError(f"{file}: column {column!r} is not as in {files[0].name}: shards must be alike")
+    if len(columns) > 1:
+        _check_label_type(files[0], schemas[0].field(label_column))
+    _check_memory(name, files, image)
+    table = pa.concat_tables([_table(file, columns) for file in files])
+    content, paths = _content(table.column(image))
+    labels, classes = None, None
+    if len(columns) > 1:
+        labels, classes = _labels(table.column(label_column), schemas[0], label_column, str(files[0]))
+    keys = [f"row {row}" for row in range(table.num_rows)]
+    return Rows(name, keys, Encoded(content, paths, files[0].parent), labels, classes), remarks
+
+
+def _check_shards(name: str, files: list[Path]) -> None:
+    """Refuse a split of which files are missing: each name states how many there are."""
+    matches = [match for match in (_SHARD.match(file.stem) for file in files) if match]
+    counts = {int(match["count"]) for match in matches}
+    present = {int(match["index"]) for match in matches}
+    if len(matches) == len(files) > 1 or (len(files) == 1 and matches and ", " in name):
+        missing = sorted(set(range(max(counts))) - present)
+        if missing:
+            raise DataError(
+                f"{name}: {len(files)} of {max(counts)} shards are there, number {missing[0]:05d} is missing; "
+                "add it, or give a single file to learn from that alone"
+            )
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file}: not a readable parquet file ({error})") from error
+
+
+def _table(file: Path, columns: list[str]) -> pa.Table:
+    try:  # ParquetFile, because read_table takes "split=train" in a folder's name for a column
+        with pq.ParquetFile(file) as opened:
+            return opened.read(columns=columns).select(columns).replace_schema_metadata(None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file}: damaged parquet file ({error})") from error
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _choose_image(file: Path, schema: pa.Schema, asked: str) -> tuple[str, tuple[str, ...]]:
+    """The image column: the one asked for, or the only one that holds images where that is the default name."""
+    if asked in schema.names:
+        kind = schema.field(asked).type
+        if not _is_image(kind):
+            raise DataError(f"{file}: column {asked!r} must be struct(bytes, path) or binary, it is {kind}")
+        return asked, ()
+    found = [field.name for field in schema if _is_image(field.type)]
+    if asked == DEFAULT_IMAGE and len(found) == 1:
+        return found[0], (f"images are taken from column {found[0]!r}",)
+    hint = did_you_mean(asked, schema.names)
+    choice = f"; {', '.join(map(repr, found))} hold bytes: name one with image_column" if found else ""
+    raise DataError(f"{file}: no image column {asked!r}{hint}; it has {', '.join(schema.names)}{choice}")
+
+
+def _check_label_type(file: Path, field: pa.Field) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    is_name = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_name or pa.types.is_null(kind)):
+        raise DataError(
+            f"{file}: label column {field.name!r} must hold whole numbers or names, it holds {field.type}; "
+            "name another with label_column, or convert it"
+        )
+
+
+def _check_memory(name: str, files: list[Path], image: str) -> None:
+    """Refuse images that would not fit: the encoded bytes of a split stay in memory."""
+    needed = 0
+    for file in files:
+        metadata = pq.read_metadata(file)
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            chunks = map(group.column, range(group.num_columns))
+            needed += sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == image)
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"{name}: its encoded images take {needed / GIGABYTE:.1f} GB and stay in memory, "
+            f"{available / GIGABYTE:.1f} GB are free; use fewer shards, or store the images as files in a folder"
+        )
+
+
+def _content(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+    if not pa.types.is_struct(column.type):
+        return column, None
+    with_paths = column.type.get_field_index("path") >= 0
+    return pc.struct_field(column, "bytes"), pc.struct_field(column, "path") if with_paths else None
+
+
+def _labels(
+    column: pa.ChunkedArray, schema: pa.Schema, name: str, where: str
+) -> tuple[Tensor | None, list[str] | None]:
+    """Labels as numbers: the stored ones where the metadata names the classes, else in sorted order."""
+    names = _class_names(schema, name)
+    if names is None or not pa.types.is_integer(column.type):
+        return number_labels(column.to_pylist(), f"{where}, column {name!r}")
+    numbers = torch.from_numpy(column.cast(pa.int64()).fill_null(UNLABELLED).to_numpy().copy())
+    if len(numbers) and int(numbers.max()) >= len(names):
+        raise DataError(
+            f"{where}, column {name!r}: label {int(numbers.max())} is outside the {len(names)} classes of the schema"
+        )
+    return (numbers.clamp(min=UNLABELLED), names) if bool((numbers >= 0).any()) else (None, None)
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """The names of a ClassLabel column, as Hugging Face's `datasets` writes them into the schema's metadata."""
+    stated = (schema.metadata or {}).get(b"huggingface")
+    if stated is None:
+        return None
+    try:
+        feature = json.loads(stated)["info"]["features"][column]
+    except (ValueError, KeyError, TypeError):
+        return None  # other tools use the key as well: labels are then named by their numbers
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else None

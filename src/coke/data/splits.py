@@ -1,0 +1,104 @@
+"""Which images are learned from, and which labels probes learn from and are asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.data.images import ImageSet
+
+HOLD_OUT = 0.1
+"""The share of the labels that probes are asked about where there is no test split with labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """train: what pretraining sees; bank: labelled images that probes learn from; query: those they are asked about.
+
+    bank and query are None together: without labels there are no probes. note says in words what was done.
+    """
+
+    train: ImageSet
+    bank: ImageSet | None
+    query: ImageSet | None
+    note: str
+
+
+def make_splits(
+    train: ImageSet,
+    query: ImageSet | None = None,
+    *,
+    query_split: str = "test",
+    seed: int = 0,
+    remarks: tuple[str, ...] = (),
+) -> Splits:
+    """Choose bank and query: the labelled images of ``query`` if it has any, else a seeded hold-out of the train labels.
+
+    Pretraining always sees all of ``train``, as images without labels.
+    """
+    labelled = _labelled(train)
+    if len(labelled) == 0:
+        reason = "no labels: no probes"
+        if query is not None and len(_labelled(query)):
+            reason = f"no labels in the train split, only in {query_split}: no probes"
+        return Splits(train, None, None, _note(reason, remarks))
+    assert train.labels is not None
+    if query is not None and len(_labelled(query)):
+        asked = _only(query, _labelled(query))
+        words = f"probes query the {query_split} split ({len(asked):,} images)"
+        return Splits(train, _only(train, labelled), asked, _note(words, remarks))
+    held = hold_out(train.labels[labelled], seed=seed)
+    if not held.any():
+        words = f"{len(labelled)} labelled image{'s' * (len(labelled) != 1)}, too few to hold any out: no probes"
+        return Splits(train, None, None, _note(words, remarks))
+    if query is not None:
+        remarks = (f"the {query_split} split has no labels and is not used", *remarks)
+    words = (
+        f"probes query a seeded {HOLD_OUT:.0%} hold-out of the labels ({int(held.sum()):,} images), "
+        "which pretraining still sees as images"
+    )
+    bank, asked = train.subset(labelled[~held]), train.subset(labelled[held])
+    return Splits(train, bank, asked, _note(words, remarks))
+
+
+def hold_out(labels: Tensor, *, share: float = HOLD_OUT, seed: int = 0) -> Tensor:
+    """Which of ``labels`` (int64 [N]) to hold out: bool [N], ``share`` of them, at least one, the same for a seed.
+
+    Every class gives its share up to rounding (largest remainders, ties by the seed) and keeps at least one image.
+
+    >>> hold_out(torch.arange(40) % 2, seed=1).reshape(-1, 2).sum(0).tolist()
+    [2, 2]
+    """
+    random = np.random.default_rng(seed)
+    values = labels.numpy()
+    _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    wanted = max(1, round(share * len(values)))
+    quota = counts * (wanted / max(len(values), 1))
+    held = np.minimum(np.floor(quota).astype(np.int64), counts - 1)
+    by_remainder = np.lexsort((random.permutation(len(counts)), -(quota - np.floor(quota))))
+    while held.sum() < wanted and (held < counts - 1).any():
+        for index in by_remainder:
+            if held.sum() < wanted and held[index] < counts[index] - 1:
+                held[index] += 1
+    order = np.lexsort((random.permutation(len(values)), classes))  # by class, at random within each
+    place_in_class = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    mask = np.zeros(len(values), dtype=bool)
+    mask[order[place_in_class < np.repeat(held, counts)]] = True
+    return torch.from_numpy(mask)
+
+
+def _labelled(images: ImageSet) -> Tensor:
+    if images.labels is None:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.nonzero(images.labels >= 0)[:, 0]
+
+
+def _only(images: ImageSet, indices: Tensor) -> ImageSet:
+    return images if len(indices) == len(images) else images.subset(indices)
+
+
+def _note(words: str, remarks: tuple[str, ...]) -> str:
+    return "; ".join((words, *remarks))
