@@ -1,1 +1,50 @@
-"""Online constrained k-means."""
+"""Representation learning and size-constrained clustering by online constrained k-means (CoKe).
+
+Names load on first use: ``import coke`` costs nothing, and the clustering half never loads the image half.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coke.api import evaluate, pretrain
+    from coke.clustering.dual_step import auto_dual_lr
+    from coke.clustering.labels import LabelMemory
+    from coke.clustering.online import OnlineConstrainedKMeans
+    from coke.errors import CokeError
+    from coke.run import Run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CokeError": "coke.errors",
+    "LabelMemory": "coke.clustering.labels",
+    "OnlineConstrainedKMeans": "coke.clustering.online",
+    "Run": "coke.run",
+    "auto_dual_lr": "coke.clustering.dual_step",
+    "evaluate": "coke.api",
+    "pretrain": "coke.api",
+}
+__all__ = [
+    "CokeError",
+    "LabelMemory",
+    "OnlineConstrainedKMeans",
+    "Run",
+    "auto_dual_lr",
+    "evaluate",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coke' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

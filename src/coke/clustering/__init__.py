@@ -1,0 +1,7 @@
+"""Size-constrained clustering: the online method, its label memory and its measures. Needs no images."""
+
+from coke.clustering.dual_step import auto_dual_lr
+from coke.clustering.labels import UNASSIGNED, LabelMemory
+from coke.clustering.online import OnlineConstrainedKMeans
+
+__all__ = ["UNASSIGNED", "LabelMemory", "OnlineConstrainedKMeans", "auto_dual_lr"]
