@@ -1,0 +1,29 @@
+"""What a representation is worth, judged with labels it never saw: k-NN, linear probes, clusters.
+
+Features come from `extract` (a backbone) or `raw_pixels`; `adapt_batch_norm` makes an untrained network a
+fair opponent; `evaluate_representations` puts any number of them side by side and `table` prints that.
+"""
+
+from coke.evaluation.augmented import augmented_linear_probe
+from coke.evaluation.checks import checked_problem
+from coke.evaluation.cluster import cluster_scores, head_scores
+from coke.evaluation.evaluate import evaluate_representations, table
+from coke.evaluation.features import adapt_batch_norm, extract, raw_pixels
+from coke.evaluation.knn import knn_accuracy, knn_predict
+from coke.evaluation.linear import LinearProbe, linear_probe
+
+__all__ = [
+    "LinearProbe",
+    "adapt_batch_norm",
+    "augmented_linear_probe",
+    "checked_problem",
+    "cluster_scores",
+    "evaluate_representations",
+    "extract",
+    "head_scores",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "raw_pixels",
+    "table",
+]

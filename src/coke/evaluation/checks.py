@@ -1,0 +1,97 @@
+"""What every probe demands of features and labels before it starts to compute.
+
+Legend: Nb bank rows (a probe learns from them), Nq query rows (it is asked about them), F feature dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coke.clustering.metrics import Integers, whole_numbers
+from coke.errors import DataError
+
+
+def checked_features(features: Tensor, name: str) -> Tensor:
+    """Features as float32 [N, F]; raises `DataError` for another shape, no rows, NaN or infinity."""
+    if features.ndim != 2:
+        raise DataError(
+            f"{name} features must be [rows, dimensions], got {tuple(features.shape)}: flatten them"
+        )
+    if features.numel() == 0:
+        raise DataError(
+            f"{name} features are empty, shape {tuple(features.shape)}: a probe needs rows to look at"
+        )
+    features = features.float()
+    finite = torch.isfinite(features).all(dim=1)
+    if not bool(finite.all()):
+        raise DataError(
+            f"{int((~finite).sum())} of {len(features)} {name} features hold NaN or infinity: "
+            "the network has diverged, or its input was not finite"
+        )
+    return features
+
+
+def checked_labels(labels: Integers, name: str, n_rows: int) -> Tensor:
+    """Labels as int64 [N]; raises `DataError` where they do not match the rows, or any row has none (-1)."""
+    checked = whole_numbers(labels, f"{name} labels")
+    if len(checked) != n_rows:
+        raise DataError(
+            f"{n_rows} {name} features but {len(checked)} labels: both need one entry for each image"
+        )
+    return checked
+
+
+def checked_pair(bank_features: Tensor, query_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides' features on the bank's device; raises `DataError` also where their widths differ."""
+    bank = checked_features(bank_features, "bank")
+    query = checked_features(query_features, "query").to(bank.device)
+    if bank.shape[1] != query.shape[1]:
+        raise DataError(
+            f"bank features have {bank.shape[1]} dimensions but query features {query.shape[1]}: "
+            "extract both with the same backbone and size"
+        )
+    return bank, query
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A checked classification problem, all on the bank features' device.
+
+    Classes are numbered 0 .. C-1 in the order of ``classes`` (the label values of the bank). A query label
+    that the bank does not have is -1: no probe can predict it, so it counts as wrong.
+    """
+
+    bank: Tensor
+    bank_classes: Tensor
+    query: Tensor
+    query_classes: Tensor
+    classes: Tensor
+
+
+def checked_problem(
+    bank_features: Tensor, bank_labels: Integers, query_features: Tensor, query_labels: Integers
+) -> Problem:
+    """Check both sides and number the bank's classes.
+
+    Raises `DataError` for what `checked_features` and `checked_labels` refuse, for sides of different width,
+    for a bank of one class only (every answer would be right), and where no query label occurs in the bank.
+    """
+    bank, query = checked_pair(bank_features, query_features)
+    labels = checked_labels(bank_labels, "bank", len(bank)).to(bank.device)
+    asked = checked_labels(query_labels, "query", len(query)).to(bank.device)
+    classes, bank_classes = labels.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(
+            f"all {len(bank)} bank labels are {int(classes[0])}: a probe needs two classes or more"
+        )
+    known = torch.isin(asked, classes)
+    if not bool(known.any()):
+        raise DataError(
+            f"none of the {len(query)} query labels occurs among the bank's {len(classes)} classes: "
+            "the two splits number their classes differently"
+        )
+    numbered = torch.searchsorted(classes, asked).masked_fill(~known, -1)
+    return Problem(bank, bank_classes, query, numbered, classes)
