@@ -1,4 +1,4 @@
-"""From stored bytes to RGB: every mode that photographs and scans come in, upright, scaled and never clipped."""
+"""From stored bytes to RGB: every mode that photographs and scans come in, upright and never clipped."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 def decode(content: Content) -> Tensor:
     """One image as uint8 [3, height, width], RGB, upright.
 
-    Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white, CMYK
-    converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
-    Raises `DataError` with the reason where the content is no image, is truncated, or states no range of values
-    (32-bit float or integer pixels).
+    Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
+    CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
+    Raises `DataError` with the reason where the content is no image, is truncated, or states no range of
+    values (32-bit float or integer pixels).
 
-    >>> decode(Image.new("LA", (3, 2), (0, 0))).tolist()  # transparent black over white
-    [[[255, 255, 255], [255, 255, 255]], [[255, 255, 255], [255, 255, 255]], [[255, 255, 255], [255, 255, 255]]]
+    >>> decode(Image.new("LA", (2, 1), (0, 0))).tolist()  # transparent black over white
+    [[[255, 255]], [[255, 255]], [[255, 255]]]
     >>> decode(b"not an image")
     Traceback (most recent call last):
     coke.errors.DataError: not an image in a known format (12 bytes)
@@ -53,7 +53,7 @@ def decode(content: Content) -> Tensor:
     except Image.UnidentifiedImageError as error:
         size = f"{len(content)} bytes" if isinstance(content, bytes) else "a PIL image"
         raise DataError(f"not an image in a known format ({size})") from error
-    except Exception as error:  # damaged files make Pillow raise almost anything; the reason is kept for the user
+    except Exception as error:  # damaged files make Pillow raise almost anything: kept as reason
         raise DataError(f"{type(error).__name__}: {error}") from error
 
 

@@ -123,8 +123,8 @@ class ImageSet:
     def centered(self, size: int, batch_size: int = 256) -> Iterator[Tensor]:
         """All images in order, as batches uint8 [b, 3, size, size]: the view that evaluation uses.
 
-        The shorter side is resized to ``size`` (up to 64 px) or to ``size * 256 / 224``, bicubic with antialias,
-        then the centre is cut out. Images that are ``size`` x ``size`` already pass untouched.
+        The shorter side is resized to ``size`` (up to 64 px) or to ``size * 256 / 224``, bicubic with
+        antialias, then the centre is cut out. Images that are ``size`` x ``size`` already pass untouched.
         """
         with ThreadPoolExecutor(usable_cpus()) as threads:
             for start in range(0, len(self), batch_size):

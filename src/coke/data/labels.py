@@ -16,8 +16,8 @@ UNLABELLED = -1
 def number_labels(values: Sequence[object], where: str) -> tuple[Tensor | None, list[str] | None]:
     """Number labels that are all whole numbers or all names: int64 [N] and the C class names in sorted order.
 
-    None, an empty string and whole numbers below 0 mean "no label" (-1). Without a single label both results are
-    None. Raises `DataError`, starting with ``where``, for fractions, lists and mixtures.
+    None, an empty string and whole numbers below 0 mean "no label" (-1). Without a single label both results
+    are None. Raises `DataError`, starting with ``where``, for fractions, lists and mixtures.
 
     >>> number_labels(["cat", "dog", None, "cat"], "pets")
     (tensor([ 0,  1, -1,  0]), ['cat', 'dog'])
@@ -35,7 +35,7 @@ def number_labels(values: Sequence[object], where: str) -> tuple[Tensor | None, 
         raise DataError(f"{where}: labels must be of one kind, got numbers and names ({number!r}, {name!r})")
     if not kinds:
         return None, None
-    distinct = sorted({value for value in known if value is not None})  # type: ignore[type-var]
+    distinct = sorted({value for value in known if value is not None})
     index = {value: place for place, value in enumerate(distinct)}
     numbers = [UNLABELLED if value is None else index[value] for value in known]
     return torch.tensor(numbers, dtype=torch.int64), [str(value) for value in distinct]
@@ -63,9 +63,7 @@ def number_text(values: Sequence[str], where: str) -> tuple[Tensor | None, list[
     return number_labels([text or None for text in texts], where)
 
 
-def align(
-    classes: list[str], labels: Tensor, names: list[str]
-) -> tuple[Tensor, list[str], list[str]]:
+def align(classes: list[str], labels: Tensor, names: list[str]) -> tuple[Tensor, list[str], list[str]]:
     """Express ``labels`` (int64 [N], numbers of ``names``) as numbers of ``classes``.
 
     Returns the labels, the classes with names that were missing appended, and the names appended.
@@ -92,7 +90,8 @@ def _one(value: object, where: str) -> int | str | None:
     whole = getattr(value, "__index__", None)  # int, bool and numpy's integers, not floats
     if whole is None or isinstance(value, Tensor):
         raise DataError(
-            f"{where}: labels must be whole numbers or names, got a {type(value).__name__} ({str(value)[:40]})"
+            f"{where}: labels must be whole numbers or names, "
+            f"got a {type(value).__name__} ({str(value)[:40]})"
         )
     number = int(whole())
     return None if number < 0 else number

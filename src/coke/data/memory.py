@@ -15,7 +15,7 @@ def usable_cpus() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, a container's limit included; None where the system does not say.
+    """Bytes that can be had without swapping, a container's limit included; None where nothing says.
 
     >>> available = available_memory()
     >>> available is None or available > 0

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from coke.data.folder import SUFFIXES, find_folder, list_files
+from coke.data.images import ImageSet
 from coke.data.labels import align
+from coke.data.listing import LISTS, TABLES, find_list, find_table
 from coke.data.parquet import find_parquet
 from coke.data.scan import scan
 from coke.data.sources import Found, Pixels, Rows
 from coke.data.splits import Splits, make_splits
 from coke.data.textures import CLASSES, textures
+from coke.data.torchvision_sets import find_torchvision
 from coke.errors import DataError, did_you_mean
 
 TEXTURES = "textures"
+_NAME_AND_ROOT = re.compile(
+    r"^(?P<name>[A-Za-z_][A-Za-z0-9_]+):(?P<root>.+)$"
+)  # two letters: C:\\ is a drive
 
 
 def open_data(
@@ -36,7 +44,8 @@ def open_data(
     label_column, image_column: of parquet and CSV.
     progress: called with images decoded and images in all, over both splits.
 
-    Raises `DataError` for a path that is not there, no images, labels of a wrong type, too many unreadable images.
+    Raises `DataError` for a path that is not there, no images, labels of a wrong type, or too many
+    unreadable images.
 
     >>> splits = open_data("textures")
     >>> len(splits.train), splits.train.classes[:3], splits.note
@@ -47,7 +56,7 @@ def open_data(
     found = _align(_find(data, label_column, image_column))
     total = len(found.train.keys) + (len(found.query.keys) if found.query else 0)
 
-    def scan_split(rows: Rows, done: int) -> object:
+    def scan_split(rows: Rows, done: int) -> ImageSet:
         report = None if progress is None else lambda count, _: progress(done + count, total)
         return scan(
             rows, resident_bytes=resident_bytes, max_unreadable_share=max_unreadable_share, progress=report
@@ -60,11 +69,54 @@ def open_data(
 
 def _find(data: str | os.PathLike[str], label_column: str, image_column: str) -> Found:
     path = Path(data)
-    if data == TEXTURES and not path.exists():
-        return _textures()
     if not path.exists():
-        raise DataError(f"no such file or folder: {data}{did_you_mean(str(data), [TEXTURES])}")
+        return _find_name(str(data))
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        parquet, images = _kinds(path)
+        if parquet and images:
+            raise DataError(f"{path} holds both images and parquet files: name the one to learn from")
+        if not parquet:
+            return find_folder(path)
+    elif suffix in LISTS:
+        return find_list(path)
+    elif suffix in TABLES:
+        return find_table(path, image_column=image_column, label_column=label_column)
+    elif suffix != ".parquet":
+        readable = ", ".join((*LISTS, *TABLES, ".parquet"))
+        raise DataError(
+            f"{path}: {suffix or 'a file without suffix'} is no list of images; use {readable}, or a folder"
+        )
     return find_parquet(path, image_column=image_column, label_column=label_column)
+
+
+def _find_name(data: str) -> Found:
+    """The embedded default or a torchvision data set; else the error for a path that is not there."""
+    if data == TEXTURES:
+        return _textures()
+    name = _NAME_AND_ROOT.match(data)
+    if name:
+        return find_torchvision(name["name"], Path(name["root"]))
+    path = Path(data)
+    above = path.parent
+    known = [TEXTURES]
+    if above.is_dir():
+        known += [str(above / entry.name) for entry in above.iterdir()]
+    where = "" if above.is_dir() else f"; {_deepest(path)} is the part of it that exists"
+    raise DataError(
+        f"no such file or folder: {data}{did_you_mean(data, known)}{where}. Give a folder, a list "
+        f"(.txt, .csv), parquet, a torchvision data set as NAME:ROOT, or {TEXTURES!r}"
+    )
+
+
+def _deepest(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
+def _kinds(folder: Path) -> tuple[bool, bool]:
+    """Whether there are parquet files and images below a folder."""
+    names = [name.lower() for name in list_files(folder)]
+    return any(name.endswith(".parquet") for name in names), any(name.endswith(SUFFIXES) for name in names)
 
 
 def _textures() -> Found:
@@ -73,7 +125,7 @@ def _textures() -> Found:
         pixels, labels = textures(n_images, seed=seed)
         keys = [f"row {row}" for row in range(n_images)]
         splits.append(Rows(f"{TEXTURES}, {name}", keys, Pixels(pixels), labels, list(CLASSES)))
-    return Found(*splits)
+    return Found(splits[0], splits[1])
 
 
 def _align(found: Found) -> Found:

@@ -1,8 +1,8 @@
 """Parquet in the Hugging Face image layout: a file, or a folder whose file names state the split.
 
-Column ``image`` holds struct(bytes, path) or plain bytes; an optional label column holds whole numbers (names come
-from the schema's Hugging Face metadata) or names. **The encoded images are held in memory**: a file that would not
-fit is refused before it is read; keep larger ones as files in a folder.
+Column ``image`` holds struct(bytes, path) or plain bytes; an optional label column holds whole numbers (their
+names come from the schema's Hugging Face metadata) or names. **The encoded images are held in memory**: a
+split that would not fit is refused before it is read; keep larger ones as files in a folder.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ DEFAULT_IMAGE = "image"
 def find_parquet(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
     """The splits of a parquet file or of a folder of parquet files.
 
-    A folder's files are told apart by name (``train-00000-of-00002.parquet``, ``test.parquet``) or by the folder
-    they lie in (``train/0.parquet``); where no name states a split, all of them are train. Raises `DataError` for
-    missing shards, a file that is no parquet, no image column, labels of a wrong type, or too little memory.
+    A folder's files are told apart by name (``train-00000-of-00002.parquet``, ``test.parquet``) or by the
+    folder they lie in (``train/0.parquet``); where no name states a split, all of them are train. Raises
+    `DataError` for missing shards, a file that is no parquet, no image column, labels of a wrong type, or too
+    little memory.
     """
     if path.is_file():
         rows, remarks = _read(path.stem, [path], image_column, label_column)
@@ -73,9 +74,7 @@ def _split(file: Path, root: Path) -> str | None:
     return next((split for split in map(split_of, [file.stem, *folders]) if split), None)
 
 
-def _read(
-    name: str, files: list[Path], image_column: str, label_column: str
-) -> tuple[Rows, tuple[str, ...]]:
+def _read(name: str, files: list[Path], image_column: str, label_column: str) -> tuple[Rows, tuple[str, ...]]:
     """One split's rows, and remarks on columns that were guessed or not there."""
     _check_shards(name, files)
     schemas = [_schema(file) for file in files]
@@ -92,7 +91,7 @@ def _read(
     for file, schema in zip(files, schemas, strict=True):
         for column in columns:
             if column not in schema.names or schema.field(column).type != schemas[0].field(column).type:
-                raise DataError(f"{file}: column {column!r} is not as in {files[0].name}: shards must be alike")
+                raise DataError(f"{file}: column {column!r} is not as in {files[0].name}; make shards alike")
     if len(columns) > 1:
         _check_label_type(files[0], schemas[0].field(label_column))
     _check_memory(name, files, image)
@@ -114,7 +113,7 @@ def _check_shards(name: str, files: list[Path]) -> None:
         missing = sorted(set(range(max(counts))) - present)
         if missing:
             raise DataError(
-                f"{name}: {len(files)} of {max(counts)} shards are there, number {missing[0]:05d} is missing; "
+                f"{name}: {len(files)} of {max(counts)} shards are there, {missing[0]:05d} is missing; "
                 "add it, or give a single file to learn from that alone"
             )
 
@@ -146,7 +145,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _choose_image(file: Path, schema: pa.Schema, asked: str) -> tuple[str, tuple[str, ...]]:
-    """The image column: the one asked for, or the only one that holds images where that is the default name."""
+    """The image column: the one asked for, or, where that is the default, the only one that holds images."""
     if asked in schema.names:
         kind = schema.field(asked).type
         if not _is_image(kind):
@@ -176,13 +175,14 @@ def _check_memory(name: str, files: list[Path], image: str) -> None:
     for file in files:
         metadata = pq.read_metadata(file)
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            chunks = map(group.column, range(group.num_columns))
-            needed += sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == image)
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema.split(".")[0] == image:
+                    needed += chunk.total_uncompressed_size
     available = available_memory()
     if available is not None and needed > available:
         raise DataError(
             f"{name}: its encoded images take {needed / GIGABYTE:.1f} GB and stay in memory, "
-            f"{available / GIGABYTE:.1f} GB are free; use fewer shards, or store the images as files in a folder"
+            f"{available / GIGABYTE:.1f} GB are free; use fewer shards, or keep images as files in a folder"
         )
 
 
@@ -203,13 +203,14 @@ def _labels(
     numbers = torch.from_numpy(column.cast(pa.int64()).fill_null(UNLABELLED).to_numpy().copy())
     if len(numbers) and int(numbers.max()) >= len(names):
         raise DataError(
-            f"{where}, column {name!r}: label {int(numbers.max())} is outside the {len(names)} classes of the schema"
+            f"{where}, column {name!r}: label {int(numbers.max())} is outside the {len(names)} classes "
+            "that the schema names"
         )
     return (numbers.clamp(min=UNLABELLED), names) if bool((numbers >= 0).any()) else (None, None)
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """The names of a ClassLabel column, as Hugging Face's `datasets` writes them into the schema's metadata."""
+    """The names of a ClassLabel column, as Hugging Face's `datasets` writes them into the schema."""
     stated = (schema.metadata or {}).get(b"huggingface")
     if stated is None:
         return None

@@ -78,8 +78,8 @@ def scan(
     """Decode all rows and return the readable ones.
 
     resident_bytes: pixels stay in memory where all images have one size and together take at most this.
-    max_unreadable_share: of the rows; more raises `DataError` naming the first few. So does a split in which no
-    image can be read at all.
+    max_unreadable_share: of the rows; more raises `DataError` naming the first few. So does a split in which
+    no image can be read at all.
     """
     n_rows = len(rows.keys)
     state = _Scan(rows, resident_bytes)
@@ -171,6 +171,7 @@ def _refuse(name: str, unreadable: list[Unreadable], n_rows: int, max_share: flo
     named = "; ".join(f"{bad.key}: {bad.reason}" for bad in unreadable[:_NAMED])
     more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
     raise DataError(
-        f"{name}: {len(unreadable)} of {n_rows} images cannot be read ({share:.1%}, allowed {max_share:.1%}): "
-        f"{named}{more}. Repair or remove them, or allow more with max_unreadable_share"
+        f"{name}: {len(unreadable)} of {n_rows} images cannot be read "
+        f"({share:.1%}, allowed {max_share:.1%}). {named}{more}. "
+        "Repair or remove them, or allow more with max_unreadable_share"
     )

@@ -34,7 +34,7 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded images in memory, a column of parquet: binary [N], and for rows without bytes a path below ``root``."""
+    """Encoded images in memory, a column of parquet: binary [N]; where it is null, a path below ``root``."""
 
     content: pa.ChunkedArray
     paths: pa.ChunkedArray | None

@@ -16,7 +16,7 @@ HOLD_OUT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """train: what pretraining sees; bank: labelled images that probes learn from; query: those they are asked about.
+    """What pretraining sees (train), what probes learn from (bank) and what they are asked about (query).
 
     bank and query are None together: without labels there are no probes. note says in words what was done.
     """
@@ -35,7 +35,7 @@ def make_splits(
     seed: int = 0,
     remarks: tuple[str, ...] = (),
 ) -> Splits:
-    """Choose bank and query: the labelled images of ``query`` if it has any, else a seeded hold-out of the train labels.
+    """Choose bank and query: the labelled images of ``query`` if it has any, else a seeded hold-out of train.
 
     Pretraining always sees all of ``train``, as images without labels.
     """
@@ -52,7 +52,7 @@ def make_splits(
         return Splits(train, _only(train, labelled), asked, _note(words, remarks))
     held = hold_out(train.labels[labelled], seed=seed)
     if not held.any():
-        words = f"{len(labelled)} labelled image{'s' * (len(labelled) != 1)}, too few to hold any out: no probes"
+        words = f"too few labelled images ({len(labelled)}) to hold any out: no probes"
         return Splits(train, None, None, _note(words, remarks))
     if query is not None:
         remarks = (f"the {query_split} split has no labels and is not used", *remarks)
@@ -65,9 +65,10 @@ def make_splits(
 
 
 def hold_out(labels: Tensor, *, share: float = HOLD_OUT, seed: int = 0) -> Tensor:
-    """Which of ``labels`` (int64 [N]) to hold out: bool [N], ``share`` of them, at least one, the same for a seed.
+    """Which of ``labels`` (int64 [N]) to hold out: bool [N], ``share`` of them, at least one, by the seed.
 
-    Every class gives its share up to rounding (largest remainders, ties by the seed) and keeps at least one image.
+    Every class gives its share up to rounding (largest remainders, ties by the seed) and keeps at least one
+    image.
 
     >>> hold_out(torch.arange(40) % 2, seed=1).reshape(-1, 2).sum(0).tolist()
     [2, 2]

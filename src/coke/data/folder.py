@@ -1,0 +1,123 @@
+"""A folder of images, flat or nested, with or without class folders, with or without split folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from coke.data.labels import number_labels
+from coke.data.names import split_of
+from coke.data.sources import Files, Found, Rows
+from coke.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Which files are taken for images, upper or lower case."""
+
+
+def find_folder(root: Path) -> Found:
+    """The images below a folder.
+
+    Split folders: where the folder holds one named ``train`` (or training), that is learned from; one named
+    ``test``, else ``val`` (or valid, validation), is what probes query. Everything beside them is not used, and a
+    remark says so. Without a ``train`` folder, or where the only split folder is ``train`` and others beside it
+    hold images as well (classes of vehicles, say), every image below the folder is learned from.
+
+    Labels: where every image of a split lies exactly one folder deep, and there are at least two such folders, one
+    of them with two images or more, the folders' names are the labels (torchvision's ImageFolder layout). Any
+    other nesting is read as images without labels. Labels serve probes only, so a mistaken reading changes no
+    training.
+
+    Files with other suffixes than `SUFFIXES` are counted in a remark; names that begin with a dot are hidden and
+    skipped; links are followed. Raises `DataError` for a folder without images.
+    """
+    splits = _split_folders(root)
+    ambiguous = "train" in splits and len(splits) == 1 and _images_beside(root, splits["train"])
+    if "train" not in splits or ambiguous:
+        rows, remarks = _read(root, root, root.resolve().name)
+        if ambiguous:
+            remarks = (*remarks, "'train' is read like the folders beside it, of which none is test or val")
+        return Found(rows, None, remarks=remarks)
+    rows, remarks = _read(root, splits["train"], f"{root.resolve().name}, train")
+    query, asked = None, "test"
+    for name in [name for name in ("test", "val") if name in splits]:
+        query, more = _read(root, splits[name], f"{root.resolve().name}, {name}")
+        asked, remarks = name, remarks + tuple(remark for remark in more if remark not in remarks)
+        if query.labels is not None:
+            break
+    used = {splits["train"].name, splits[asked].name if query else ""}
+    beside = sorted(entry.name for entry in root.iterdir() if entry.name not in used and entry.name[0] != ".")
+    if beside:
+        remarks = (*remarks, f"not used, beside the split folders: {_few(beside)}")
+    return Found(rows, query, asked, remarks)
+
+
+def _images_beside(root: Path, train: Path) -> bool:
+    """Whether other folders hold images too: then a lone ``train`` may be a class of vehicles."""
+    others = [entry for entry in root.iterdir() if entry.is_dir() and entry != train and entry.name[0] != "."]
+    return any(file.lower().endswith(SUFFIXES) for folder in others for file in list_files(folder))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Folders whose whole name states a split. Raises `DataError` where two state the same."""
+    splits: dict[str, Path] = {}
+    for folder in sorted(root.iterdir()):
+        split = split_of(folder.name) if folder.name.isalpha() and folder.is_dir() else None
+        if split is None:
+            continue
+        if split in splits:
+            raise DataError(f"{root}: {splits[split].name} and {folder.name} both name the {split} split")
+        splits[split] = folder
+    return splits
+
+
+def _read(root: Path, folder: Path, name: str) -> tuple[Rows, tuple[str, ...]]:
+    """The images of one split, keyed by their path below the root, and remarks on labels and other files."""
+    files = list_files(folder)
+    images = [file for file in files if file.lower().endswith(SUFFIXES)]
+    others = Counter(Path(file).suffix.lower() or "no suffix" for file in files if file not in set(images))
+    if not images:
+        held = f"it holds files of other kinds: {_kinds(others)}" if others else "it is empty"
+        raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}); {held}")
+    remarks: tuple[str, ...] = ()
+    labels, classes = None, None
+    parents = [file.split("/")[0] if file.count("/") == 1 else None for file in images]
+    counts = Counter(parents)
+    if None not in counts and len(counts) > 1 and max(counts.values()) > 1:
+        labels, classes = number_labels(parents, str(folder))
+        remarks += (f"labels are the names of {len(counts)} class folders",)
+    elif len(counts) > 1 or None not in counts:
+        remarks += ("the folders are not taken for classes",)
+    if others:
+        remarks += (f"files of other kinds in {folder.name}: {_kinds(others)}",)
+    prefix = folder.relative_to(root).as_posix()
+    keys = images if prefix == "." else [f"{prefix}/{image}" for image in images]
+    return Rows(name, keys, Files(root, keys), labels, classes), remarks
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files below a folder, sorted posix paths; hidden ones skipped, links followed, their loops cut."""
+    found: list[str] = []
+
+    def walk(place: Path, prefix: str, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(place)
+        if real in above:
+            return
+        for entry in os.scandir(place):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
+            else:
+                found.append(prefix + entry.name)
+
+    walk(folder, "", ())
+    return sorted(found)
+
+
+def _kinds(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

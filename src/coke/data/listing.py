@@ -1,0 +1,143 @@
+"""A text file with one path a line, or a table (CSV, TSV) with paths and perhaps labels and splits."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from coke.data.labels import number_text
+from coke.data.names import split_of
+from coke.data.sources import Files, Found, Rows
+from coke.errors import DataError, did_you_mean
+
+PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path")
+SPLIT_COLUMN = "split"
+DEFAULT_LABEL = "label"
+DEFAULT_IMAGE = "image"
+LISTS = (".txt", ".lst", ".list")
+TABLES = (".csv", ".tsv")
+
+
+def find_list(path: Path) -> Found:
+    """The images that a text file lists, one path a line, relative to its place; empty lines do not count.
+
+    Raises `DataError` for a file without paths, one that is not UTF-8 text, or a path listed twice.
+    """
+    lines = [line.strip() for line in _text(path).splitlines()]
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
+    if not numbered:
+        raise DataError(f"{path}: lists no images; write one path a line")
+    _refuse_repeated(path, numbered)
+    keys = [_posix(line) for _, line in numbered]
+    return Found(Rows(path.stem, keys, Files(path.parent, keys)), None)
+
+
+def find_table(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
+    """The images of a CSV or TSV file with a header: a path column, perhaps a label and a ``split`` column.
+
+    The path column is ``image_column`` or, where that is the default, the first of `PATH_COLUMNS` that is there.
+    Labels are whole numbers or names, empty where an image has none. Rows whose split is test, else val, are what
+    probes query; train or an empty split is learned from. Raises `DataError` for missing columns, rows of another
+    length, a path listed twice, an unknown split, and labels that are fractions or of mixed kinds.
+    """
+    header, rows = _table(path)
+    path_at = _path_column(path, header, image_column)
+    label_at = header.index(label_column) if label_column in header else None
+    remarks: tuple[str, ...] = ()
+    if label_at is None and label_column != DEFAULT_LABEL:
+        hint = did_you_mean(label_column, header)
+        raise DataError(f"{path}: no column {label_column!r}{hint}; it has {', '.join(header)}")
+    if label_at is None:
+        rest = ", ".join(name for place, name in enumerate(header) if place != path_at)
+        remarks = (f"no column {label_column!r} (other columns: {rest or 'none'})",)
+    numbered = [(number, row[path_at].strip()) for number, row in rows]
+    empty = next((number for number, text in numbered if not text), None)
+    if empty is not None:
+        raise DataError(f"{path}, line {empty}: no path in column {header[path_at]!r}")
+    _refuse_repeated(path, numbered)
+    splits = _splits(path, header, rows)
+
+    def read(split: str) -> Rows:
+        members = [index for index, name in enumerate(splits) if name == split]
+        keys = [_posix(numbered[index][1]) for index in members]
+        labels, classes = None, None
+        if label_at is not None:
+            texts = [rows[index][1][label_at] for index in members]
+            labels, classes = number_text(texts, f"{path}, column {header[label_at]!r}")
+        name = path.stem if set(splits) == {"train"} else f"{path.stem}, {split}"
+        return Rows(name, keys, Files(path.parent, keys), labels, classes)
+
+    if "train" not in splits:
+        raise DataError(f"{path}: no row of the train split, only of {', '.join(sorted(set(splits)))}")
+    query, asked = None, "test"
+    for name in [name for name in ("test", "val") if name in splits]:
+        query, asked = read(name), name
+        if query.labels is not None:
+            break
+    if "val" in splits and asked == "test":
+        remarks = (*remarks, f"rows of the val split are not used ({splits.count('val'):,})")
+    return Found(read("train"), query, asked, remarks)
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows, each row with the number of the line it ends on."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(_text(path).splitlines(keepends=True), delimiter=delimiter)
+    try:
+        numbered = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    if not numbered:
+        raise DataError(f"{path}: empty; the first line must name the columns, one of them 'path'")
+    header = [name.strip() for name in numbered[0][1]]
+    for number, row in numbered[1:]:
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {number}: {len(row)} fields, the header has {len(header)}")
+    if len(numbered) == 1:
+        raise DataError(f"{path}: lists no images, only a header")
+    return header, numbered[1:]
+
+
+def _path_column(path: Path, header: list[str], asked: str) -> int:
+    names = (asked,) if asked != DEFAULT_IMAGE else PATH_COLUMNS
+    found = next((name for name in names if name in header), None)
+    if found is None:
+        hint = did_you_mean(asked, header) if asked != DEFAULT_IMAGE else ""
+        raise DataError(
+            f"{path}: no column {' or '.join(map(repr, names[:4]))}{hint}; name the columns in the first line, "
+            f"which is {', '.join(header)}"
+        )
+    return header.index(found)
+
+
+def _splits(path: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
+    if SPLIT_COLUMN not in header:
+        return ["train"] * len(rows)
+    place = header.index(SPLIT_COLUMN)
+    splits = []
+    for number, row in rows:
+        text = row[place].strip()
+        split = split_of(text) if text else "train"
+        if split is None:
+            raise DataError(f"{path}, line {number}: split {text!r}; use train, test or val")
+        splits.append(split)
+    return splits
+
+
+def _refuse_repeated(path: Path, numbered: list[tuple[int, str]]) -> None:
+    seen: dict[str, int] = {}
+    for number, text in numbered:
+        first = seen.setdefault(_posix(text), number)
+        if first != number:
+            raise DataError(f"{path}: {text!r} is listed twice, on lines {first} and {number}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _posix(text: str) -> str:
+    return Path(text).as_posix()
