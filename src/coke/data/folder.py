@@ -19,17 +19,17 @@ def find_folder(root: Path) -> Found:
     """The images below a folder.
 
     Split folders: where the folder holds one named ``train`` (or training), that is learned from; one named
-    ``test``, else ``val`` (or valid, validation), is what probes query. Everything beside them is not used, and a
-    remark says so. Without a ``train`` folder, or where the only split folder is ``train`` and others beside it
-    hold images as well (classes of vehicles, say), every image below the folder is learned from.
+    ``test``, else ``val`` (or valid, validation), is what probes query. Everything beside them is not used,
+    and a remark says so. Without a ``train`` folder, or where the only split folder is ``train`` and others
+    beside it hold images as well (classes of vehicles, say), every image below the folder is learned from.
 
-    Labels: where every image of a split lies exactly one folder deep, and there are at least two such folders, one
-    of them with two images or more, the folders' names are the labels (torchvision's ImageFolder layout). Any
-    other nesting is read as images without labels. Labels serve probes only, so a mistaken reading changes no
-    training.
+    Labels: where every image of a split lies exactly one folder deep, and there are at least two such
+    folders, one of them with two images or more, the folders' names are the labels (torchvision's
+    ImageFolder layout). Any other nesting is read as images without labels. Labels serve probes only, so a
+    mistaken reading changes no training.
 
-    Files with other suffixes than `SUFFIXES` are counted in a remark; names that begin with a dot are hidden and
-    skipped; links are followed. Raises `DataError` for a folder without images.
+    Files with other suffixes than `SUFFIXES` are counted in a remark; names that begin with a dot are
+    hidden and skipped; links are followed. Raises `DataError` for a folder without images.
     """
     splits = _split_folders(root)
     ambiguous = "train" in splits and len(splits) == 1 and _images_beside(root, splits["train"])

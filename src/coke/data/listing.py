@@ -35,10 +35,11 @@ def find_list(path: Path) -> Found:
 def find_table(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
     """The images of a CSV or TSV file with a header: a path column, perhaps a label and a ``split`` column.
 
-    The path column is ``image_column`` or, where that is the default, the first of `PATH_COLUMNS` that is there.
-    Labels are whole numbers or names, empty where an image has none. Rows whose split is test, else val, are what
-    probes query; train or an empty split is learned from. Raises `DataError` for missing columns, rows of another
-    length, a path listed twice, an unknown split, and labels that are fractions or of mixed kinds.
+    The path column is ``image_column`` or, where that is the default, the first of `PATH_COLUMNS` that is
+    there. Labels are whole numbers or names, empty where an image has none. Rows whose split is test, else
+    val, are what probes query; train or an empty split is learned from. Raises `DataError` for missing
+    columns, rows of another length, a path listed twice, an unknown split, and labels that are fractions or
+    of mixed kinds.
     """
     header, rows = _table(path)
     path_at = _path_column(path, header, image_column)
@@ -104,8 +105,8 @@ def _path_column(path: Path, header: list[str], asked: str) -> int:
     if found is None:
         hint = did_you_mean(asked, header) if asked != DEFAULT_IMAGE else ""
         raise DataError(
-            f"{path}: no column {' or '.join(map(repr, names[:4]))}{hint}; name the columns in the first line, "
-            f"which is {', '.join(header)}"
+            f"{path}: no column {' or '.join(map(repr, names[:4]))}{hint}; name the columns in the first "
+            f"line, which is {', '.join(header)}"
         )
     return header.index(found)
 

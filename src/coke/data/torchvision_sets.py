@@ -37,9 +37,9 @@ class Items:
 def find_torchvision(name: str, root: Path) -> Found:
     """The train split of a torchvision data set, and its test or val split where it has one.
 
-    Splits are asked for as the class takes them: ``train=True``, or ``split="train"``; a class with neither is
-    learned from whole. Labels are used where every target is a whole number. Raises `DataError` for an unknown
-    name, a class that needs more than a root, and files that are not there.
+    Splits are asked for as the class takes them: ``train=True``, or ``split="train"``; a class with neither
+    is learned from whole. Labels are used where every target is a whole number. Raises `DataError` for an
+    unknown name, a class that needs more than a root, and files that are not there.
     """
     build, parameters = _class(name)
     if "train" in parameters:
