@@ -1,0 +1,5 @@
+"""The report: a run folder turned into one HTML file that opens from disk, without network or script."""
+
+from coke.report.page import write_report
+
+__all__ = ["write_report"]
