@@ -96,6 +96,8 @@ def number(value: float | int | None, digits: int = 3) -> str:
     ('50,000', '0.123', '413', 'not a number', '–')
     >>> number(0.000012), number(float("-inf"))
     ('1.2e-05', '−infinite')
+    >>> number(3.5e30)
+    '3.5e+30'
     """
     if value is None:
         return "–"
@@ -103,7 +105,9 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return "not a number"
     if math.isinf(value):
         return "infinite" if value > 0 else "−infinite"
-    if float(value).is_integer() or abs(value) >= 10 ** (digits - 1):
+    if abs(value) >= 1e9:
+        text = f"{value:.{digits}g}"
+    elif float(value).is_integer() or abs(value) >= 10 ** (digits - 1):
         text = f"{round(value):,}"
     else:
         text = f"{value:.{digits}g}"

@@ -15,6 +15,7 @@ COLUMNS = {
     "nmi": "NMI",
     "ari": "ARI",
 }
+HEAD_COLUMNS = {"n_clusters": "K", "used": "clusters used"}
 ROWS = ("raw pixels", "untrained", "trained")
 PROTOCOL = (
     "Nearest neighbours (k-NN): weighted vote of the 20 nearest bank images by cosine (T = 0.07). Linear "
@@ -155,7 +156,7 @@ def _heads(record: Record) -> list[Markup]:
         [
             f"head {head.get('head', index)}",
             *(
-                number(head.get(name)) if name.startswith("n_") else percent(finite(head.get(name)))
+                percent(finite(head.get(name))) if name in COLUMNS else number(finite(head.get(name)))
                 for name in columns
             ),
         ]
@@ -163,7 +164,10 @@ def _heads(record: Record) -> list[Markup]:
     ]
     header = [
         "head",
-        *("K" if name == "n_clusters" else COLUMNS.get(name, _spaced(name)) for name in columns),
+        *(HEAD_COLUMNS.get(name) or COLUMNS.get(name) or _spaced(name) for name in columns),
     ]
-    caption = f"The {plural(len(heads), 'head')}: the run's own clusters against the labels"
+    caption = (
+        f"The run's own clusters against the labels, {plural(len(heads), 'head')}; "
+        "NMI grows with K, so compare heads with care"
+    )
     return [tag("div", table(header, rows, caption=caption), class_="heads")]

@@ -44,6 +44,9 @@ class Line:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers that cover [low, high] in steps of 1, 2 or 5 times a power of ten.
 
+    A range within rounding is taken as one value with some room around it: a collapsed run's figures differ
+    in their last digits only.
+
     >>> ticks(0, 10)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     >>> ticks(0.13, 0.31, 4)
@@ -51,14 +54,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     >>> ticks(3, 3)
     [2.5, 3.0, 3.5]
     """
-    if high <= low:
-        margin = abs(low) / 10 or 0.5
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, 1e-12):
+        margin = largest / 10 if largest > 1e-12 else 0.5
         low, high, count = low - margin, high + margin, 2
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    digits = 1 - math.floor(math.log10(step))  # cuts the rounding of 3 * 0.1
+    return [round(index * step, digits) for index in range(first, last + 1)]
 
 
 @dataclass(frozen=True)
