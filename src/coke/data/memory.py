@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from coke.errors import DataError
+
 GIGABYTE = 1e9
 
 
@@ -23,6 +25,21 @@ def available_memory() -> int | None:
     """
     free = [bytes_free for bytes_free in (_system(), _container()) if bytes_free is not None]
     return min(free, default=None)
+
+
+def require_memory(needed: int, what: str, instead: str) -> None:
+    """Refuse ``needed`` bytes that are not free, before they are used. Raises `DataError`.
+
+    >>> require_memory(10**18, "photos", "use fewer")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    coke.errors.DataError: photos: 1000000000.0 GB must stay in memory, ... GB are free; use fewer
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"{what}: {needed / GIGABYTE:.1f} GB must stay in memory, "
+            f"{available / GIGABYTE:.1f} GB are free; {instead}"
+        )
 
 
 def _system() -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from coke.data.labels import UNLABELLED, number_labels
-from coke.data.memory import GIGABYTE, available_memory
+from coke.data.memory import require_memory
 from coke.data.names import split_of
 from coke.data.sources import Encoded, Found, Rows
 from coke.errors import DataError, did_you_mean
@@ -94,7 +94,8 @@ def _read(name: str, files: list[Path], image_column: str, label_column: str) ->
                 raise DataError(f"{file}: column {column!r} is not as in {files[0].name}; make shards alike")
     if len(columns) > 1:
         _check_label_type(files[0], schemas[0].field(label_column))
-    _check_memory(name, files, image)
+    instead = "use fewer shards, or keep the images as files in a folder"
+    require_memory(encoded_bytes(files, image), f"{name}, encoded images", instead)
     table = pa.concat_tables([_table(file, columns) for file in files])
     content, paths = _content(table.column(image))
     labels, classes = None, None
@@ -169,21 +170,16 @@ def _check_label_type(file: Path, field: pa.Field) -> None:
         )
 
 
-def _check_memory(name: str, files: list[Path], image: str) -> None:
-    """Refuse images that would not fit: the encoded bytes of a split stay in memory."""
+def encoded_bytes(files: list[Path], column: str) -> int:
+    """How much memory the values of a column take, from the files' metadata alone."""
     needed = 0
     for file in files:
         metadata = pq.read_metadata(file)
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for chunk in map(group.column, range(group.num_columns)):
-                if chunk.path_in_schema.split(".")[0] == image:
+                if chunk.path_in_schema.split(".")[0] == column:
                     needed += chunk.total_uncompressed_size
-    available = available_memory()
-    if available is not None and needed > available:
-        raise DataError(
-            f"{name}: its encoded images take {needed / GIGABYTE:.1f} GB and stay in memory, "
-            f"{available / GIGABYTE:.1f} GB are free; use fewer shards, or keep images as files in a folder"
-        )
+    return needed
 
 
 def _content(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:

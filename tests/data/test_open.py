@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coke.data import open_data
+from coke.data.memory import available_memory
+from coke.errors import DataError
+
+from .builders import write_images, write_parquet
+
+CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+
+
+def test_a_mistyped_path_is_corrected(tmp_path):
+    write_images(tmp_path / "photos", ["1.png"])
+    with pytest.raises(DataError, match=r"no such file or folder: .*fotos.*did you mean '.*photos'"):
+        open_data(tmp_path / "fotos")
+    with pytest.raises(DataError, match=f"{tmp_path} is the part of it that exists"):
+        open_data(tmp_path / "a" / "b")
+
+
+def test_a_mistyped_name_is_corrected():
+    with pytest.raises(DataError, match="did you mean 'textures'"):
+        open_data("texture")
+
+
+def test_one_image_is_no_data_set(tmp_path):
+    write_images(tmp_path, ["1.png"])
+    with pytest.raises(DataError, match=r"\.png is no list of images"):
+        open_data(tmp_path / "1.png")
+
+
+def test_progress_counts_all_splits(tmp_path):
+    write_parquet(tmp_path / "train.parquet", 100)
+    write_parquet(tmp_path / "test.parquet", 30)
+    seen: list[tuple[int, int]] = []
+    open_data(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (130, 130)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(DataError, match="max_unreadable_share"):
+        open_data("textures", max_unreadable_share=share)
+
+
+def test_free_memory_is_a_positive_number_of_bytes():
+    free = available_memory()
+    assert free is None or 1 << 20 < free < 1 << 50
+
+
+def test_opening_does_not_load_torchvision():
+    program = "import sys, coke.data; coke.data.open_data('textures'); print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason="shared/data/cifar10 is not there")
+def test_cifar10_test_split_has_the_known_statistics():
+    images = open_data(CIFAR10 / "test-00000-of-00001.parquet").train
+    assert len(images) == 10_000
+    assert images.pixels.shape == (10_000, 3, 32, 32)
+    assert images.classes[:2] == ["airplane", "automobile"]
+    assert images.labels.bincount().tolist() == [1000] * 10
+    assert images.mean == pytest.approx((0.494, 0.485, 0.450), abs=0.005)
+    assert images.std == pytest.approx((0.247, 0.243, 0.262), abs=0.005)

@@ -1,0 +1,143 @@
+"""The scan and the set it makes, against numpy over all pixels."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coke.data import open_data
+from coke.data.scan import scan
+from coke.data.sources import Pixels, Rows
+from coke.errors import DataError
+
+from .builders import encode, picture, write_images
+
+SIZES = [(6, 8), (9, 5), (1, 1), (30, 4)]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    for seed, (height, width) in enumerate(SIZES):
+        (tmp_path / f"{seed}.png").write_bytes(encode(picture(seed, height, width)))
+    return tmp_path
+
+
+def test_mean_and_deviation_are_those_of_all_pixels(mixed):
+    images = open_data(mixed).train
+    pixels = np.concatenate([picture(seed, *size).reshape(-1, 3) for seed, size in enumerate(SIZES)]) / 255
+    assert np.allclose(images.mean, pixels.mean(0), atol=1e-12)
+    assert np.allclose(images.std, pixels.std(0), atol=1e-12)
+    assert images.sizes.tolist() == [list(size) for size in SIZES]
+    assert images.sizes.dtype == torch.int32
+
+
+def test_subsets_measure_their_own_pixels(mixed):
+    part = open_data(mixed).train.subset([3, 1])
+    pixels = np.concatenate([picture(seed, *SIZES[seed]).reshape(-1, 3) for seed in (3, 1)]) / 255
+    assert np.allclose(part.mean, pixels.mean(0), atol=1e-12)
+    assert part.keys == ["3.png", "1.png"]
+    assert np.array_equal(part.read(1).permute(1, 2, 0).numpy(), picture(1, *SIZES[1]))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 300), st.integers(0, 5))
+def test_any_number_of_rows_is_scanned_in_order(count, seed):
+    pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 3, 2, 3), dtype=np.uint8))
+    done: list[tuple[int, int]] = []
+    images = scan(
+        Rows("r", [f"row {i}" for i in range(count)], Pixels(pixels)),
+        progress=lambda *counted: done.append(counted),
+    )
+    assert torch.equal(images.pixels, pixels)
+    assert done[-1] == (count, count)
+    assert done == sorted(done)
+
+
+def test_images_of_one_size_stay_in_memory_if_they_fit(tmp_path):
+    write_images(tmp_path, [f"{i:03}.png" for i in range(70)])
+    needed = 70 * 3 * 6 * 8
+    fits = open_data(tmp_path, resident_bytes=needed).train
+    tight = open_data(tmp_path, resident_bytes=needed - 1).train
+    assert fits.pixels is not None
+    assert fits.pixels.shape == (70, 3, 6, 8)
+    assert tight.pixels is None
+    assert fits.fingerprint == tight.fingerprint
+    assert all(torch.equal(fits.read(i), tight.read(i)) for i in range(70))
+
+
+def test_one_image_of_another_size_keeps_all_out_of_memory(tmp_path):
+    write_images(tmp_path, [f"{i:03}.png" for i in range(70)])
+    (tmp_path / "999.png").write_bytes(encode(picture(0, 6, 9)))
+    assert open_data(tmp_path).train.pixels is None
+
+
+def test_pixels_of_subsets_are_views_where_they_can_be(tmp_path):
+    write_images(tmp_path, [f"{i}.png" for i in range(9)])
+    images = open_data(tmp_path).train
+    assert images.subset(range(2, 6)).pixels.data_ptr() == images.pixels[2].data_ptr()
+    assert torch.equal(images.subset([5, 0, 5]).pixels, images.pixels[[5, 0, 5]])
+    assert torch.equal(images.subset([5, 0, 7]).subset([2, 1]).pixels, images.pixels[[7, 0]])
+    assert len(images.subset([])) == 0
+
+
+def test_fingerprint_depends_on_content_and_not_on_the_place(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b" / "c"
+    write_images(first, ["1.png", "2.png", "3.png"])
+    shutil.copytree(first, second)
+    before = open_data(first).train
+    assert open_data(second).train.fingerprint == before.fingerprint
+    assert before.subset([0, 2]).fingerprint != before.fingerprint
+    (second / "2.png").write_bytes(encode(picture(77)))
+    assert open_data(second).train.fingerprint != before.fingerprint
+
+
+def test_unreadable_images_are_listed_and_left_out(tmp_path):
+    write_images(tmp_path, [f"{i:03}.png" for i in range(130)])
+    (tmp_path / "007.png").write_bytes(encode(picture(7))[:60])
+    (tmp_path / "070.png").write_bytes(b"no image")
+    images = open_data(tmp_path, max_unreadable_share=0.02).train
+    assert [bad.key for bad in images.unreadable] == ["007.png", "070.png"]
+    assert all(bad.reason for bad in images.unreadable)
+    assert len(images) == 128
+    assert {"007.png", "070.png"}.isdisjoint(images.keys)
+    readable = [i for i in range(130) if i not in (7, 70)]
+    assert np.array_equal(images.pixels.permute(0, 2, 3, 1).numpy(), np.stack([picture(i) for i in readable]))
+
+
+def test_too_many_unreadable_images_are_refused_by_name(tmp_path):
+    write_images(tmp_path, [f"{i:03}.png" for i in range(50)])
+    (tmp_path / "013.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 50 images.*2\.0%, allowed 1\.0%.*013\.png: not an image"):
+        open_data(tmp_path)
+
+
+def test_a_split_without_one_readable_image_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
+        open_data(tmp_path, max_unreadable_share=1.0)
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2 << 30])
+def test_sets_survive_pickling(tmp_path, resident_bytes):
+    write_images(tmp_path, ["x/1.png", "x/2.png", "y/3.png"])
+    images = open_data(tmp_path, resident_bytes=resident_bytes).train
+    again = pickle.loads(pickle.dumps(images))
+    assert again.keys == images.keys
+    assert again.fingerprint == images.fingerprint
+    assert torch.equal(again.labels, images.labels)
+    assert all(torch.equal(again.read(i), images.read(i)) for i in range(3))
+
+
+def test_reading_from_many_threads_gives_the_same(tmp_path):
+    write_images(tmp_path, [f"{i:02}.png" for i in range(20)])
+    images = open_data(tmp_path, resident_bytes=0).train
+    with ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(images.read, list(range(20)) * 5))
+    assert all(np.array_equal(read[i].permute(1, 2, 0).numpy(), picture(i % 20)) for i in range(100))
