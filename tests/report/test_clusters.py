@@ -23,9 +23,9 @@ def test_sizes_in_words_count_empty_and_short_clusters(tmp_path, textures):
     assert heads[0].sizes.tolist() == [150, 30, 10, 0, 5]
     words = page_of(write_report(run, textures)).words
     assert "The largest cluster holds 150 images (76.9 %), the smallest 0." in words
-    assert "1 cluster is empty." in words
-    assert "3 clusters lie below the bound of 16." in words
-    assert "5 images without a cluster." in words
+    assert "Empty: 1 cluster." in words
+    assert "Below the bound of 16: 3 clusters." in words
+    assert "Without a cluster: 5 images." in words
 
 
 @given(st.integers(0, 2**31), st.integers(1, 9))

@@ -126,4 +126,4 @@ def test_files_that_vanished_are_noticed(tmp_path):
 
 def test_labels_are_named(run, textures):
     words = page_of(write_report(run, textures)).words
-    assert re.search(rf"\d+\.\d % “({'|'.join(textures.classes)})”", words)
+    assert re.search(rf"“({'|'.join(textures.classes)})” \d+\.\d %", words)

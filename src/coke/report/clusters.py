@@ -130,19 +130,18 @@ def _bars(record: Record, head: Head) -> Markup:
         sentences.append(f"{largest}, the smallest {number(sizes[-1])}.")
     empty = head.n_clusters - len(head.by_size)
     if empty:
-        sentences.append(f"{plural(empty, 'cluster')} {'is' if empty == 1 else 'are'} empty.")
+        sentences.append(f"Empty: {plural(empty, 'cluster')}.")
     if bound is None:
         sentences.append("The bound is not recorded in this run folder.")
     else:
         short = sum(size < bound for size in sizes)
         sentences.append(
-            f"{plural(short, 'cluster')} {'lies' if short == 1 else 'lie'} below the bound of "
-            f"{number(bound)}."
+            f"Below the bound of {number(bound)}: {plural(short, 'cluster')}."
             if short
             else f"Every cluster holds at least the bound of {number(bound)}."
         )
     if head.n_unassigned:
-        sentences.append(f"{plural(head.n_unassigned, 'image')} without a cluster.")
+        sentences.append(f"Without a cluster: {plural(head.n_unassigned, 'image')}.")
     lines = [("bound", "bound", bound), ("share", "equal share N / K", share)]
     keys = (
         tag("span", tag("i", class_=f"swatch level-{kind} dashed"), f"{name} ", tag("b", number(value)))

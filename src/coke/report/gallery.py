@@ -111,7 +111,7 @@ class Gallery:
         facts = [tag("span", plural(len(rows), "image"))]
         most = majority(self.labels[rows], self.images.classes) if self.labels is not None else None
         if most:
-            facts.append(tag("span", f"{percent(most[1])} “{most[0]}”", class_="label"))
+            facts.append(tag("span", f"“{most[0]}” {percent(most[1])}", class_="label"))
         if len(rows) <= PER_STRIP:
             strips = [self._strip(head, head.central(cluster, PER_STRIP), f"all, cluster {cluster}", "all")]
         else:

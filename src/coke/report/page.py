@@ -64,7 +64,8 @@ def write_report(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTE
         "Clusters in pictures",
         "Hover over a number for the image's name. Numbers are cosines between an image and its "
         "cluster's center "
-        "(score), and how much closer that is than the next center (margin).",
+        "(score), and how much closer that is than the next center (margin). Pictures show the central "
+        "square.",
         _pictures(record, heads, images, max_bytes - used - 1000),
     )
     page = _shell(record, [*before, pictures, *after])
