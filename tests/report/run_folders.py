@@ -132,6 +132,7 @@ def write_whole_run(path: Path, images: ImageSet, counts: list[int], n_epochs: i
             "epochs": n_epochs,
             "n_clusters": counts,
             "min_size_ratio": 0.4,
+            "clustering_epochs": 1,
             "views": [{"size": 24, "count": 1, "clusters": True}],
         }
     )

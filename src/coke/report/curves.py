@@ -124,6 +124,17 @@ def _head(index: int, name: str, per: str | None = None) -> Reader:
     return read
 
 
+def _median(index: int) -> Reader:
+    """A reader of the middle one of a head's recorded quantiles of sizes."""
+
+    def read(epoch: dict[str, Any]) -> float | None:
+        heads = epoch.get("heads") or []
+        quantiles = heads[index].get("size_quantiles") if index < len(heads) else None
+        return finite(quantiles[len(quantiles) // 2]) if quantiles and len(quantiles) % 2 else None
+
+    return read
+
+
 def _line(
     records: Sequence[dict[str, Any]], name: str, read: Reader, tone: int = 0, dashed: bool = False
 ) -> Line:
@@ -192,13 +203,21 @@ def _knn(record: Record) -> Markup:
             "first "
             "probe was still to come.",
         )
-    line = replace(_line(record.knn, "k-NN accuracy", _field("accuracy", 100)), unit=" %")
-    chart = line_chart([line], title="Nearest neighbours", x_label="epoch", y_label="accuracy, %")
+    lines = [_line(record.knn, "k-NN accuracy", _field("accuracy", 100))]
+    start = record.knn[0]
+    clustering = finite(record.find("clustering_epochs"))
+    if clustering is not None and start.get("epoch") == clustering - 1 and lines[0].y[0] is not None:
+        untrained = [lines[0].y[0]] * len(lines[0].x)  # epochs that only cluster leave the network as it was
+        lines.append(Line("untrained", lines[0].x, untrained, 1, dashed=True))
+    lines = [replace(line, unit=" %") for line in lines]
+    chart = line_chart(lines, title="Nearest neighbours", x_label="epoch", y_label="accuracy, %")
     aid = (
         "How often the nearest images of the bank carry the right label. Training never sees these labels. "
         "An early dip is usual; after it the curve should rise."
     )
-    return figure("Nearest neighbours", chart, [line], aid)
+    if "query" in start and "bank" in start:
+        aid += f" {number(start['query'])} images were asked of {number(start['bank'])}."
+    return figure("Nearest neighbours", chart, lines, aid)
 
 
 def _head_name(record: Record, index: int) -> str:
@@ -226,6 +245,7 @@ def _sizes(record: Record) -> list[Markup]:
         title = f"Cluster sizes, {_head_name(record, index)}"
         lines = [
             _line(record.epochs, "largest", _head(index, "largest"), 2),
+            _line(record.epochs, "median", _median(index), 3),
             _line(record.epochs, "smallest", _head(index, "smallest"), 0),
             _line(record.epochs, "bound", _head(index, "bound"), 1, dashed=True),
         ]

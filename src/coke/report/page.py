@@ -62,10 +62,11 @@ def write_report(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTE
     used = sum(len(part.encode("utf-8")) for part in (_shell(record, []), *before, *after))
     pictures = _section(
         "Clusters in pictures",
-        "Hover over a number for the image's name. Numbers are cosines between an image and its "
-        "cluster's center "
-        "(score), and how much closer that is than the next center (margin). Pictures show the central "
-        "square.",
+        "Hover over a number for the image's name. The score is the cosine between an image and its "
+        "cluster's "
+        "center; the margin is how far the cluster lies ahead of the second best (with duals, so zero is "
+        "a tie). "
+        "Pictures show the central square.",
         _pictures(record, heads, images, max_bytes - used - 1000),
     )
     page = _shell(record, [*before, pictures, *after])
