@@ -35,8 +35,8 @@ def test_one_image_is_no_data_set(tmp_path):
 
 
 def test_progress_counts_all_splits(tmp_path):
-    write_parquet(tmp_path / "train.parquet", 100)
-    write_parquet(tmp_path / "test.parquet", 30)
+    write_parquet(tmp_path / "train.parquet", 100, [0, 1] * 50)
+    write_parquet(tmp_path / "test.parquet", 30, [0] * 30)
     seen: list[tuple[int, int]] = []
     open_data(tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)

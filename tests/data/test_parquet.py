@@ -200,3 +200,18 @@ def test_images_and_parquet_in_one_folder_are_ambiguous(tmp_path):
     write_images(tmp_path, ["1.png"])
     with pytest.raises(DataError, match="both images and parquet"):
         open_data(tmp_path)
+
+
+def test_one_shard_alone_can_be_named(tmp_path):
+    write_parquet(tmp_path / "pets" / "train-00000-of-00003.parquet", 2)
+    assert open_data(tmp_path / "pets" / "train-00000-of-00003.parquet").train.name == "pets, train"
+    with pytest.raises(DataError, match="1 of 3 shards"):
+        open_data(tmp_path / "pets")
+
+
+def test_a_test_split_without_labels_is_not_even_read(tmp_path):
+    write_parquet(tmp_path / "train.parquet", 20, [0, 1] * 10)
+    pq.write_table(pa.table({"image": [b"broken"] * 3}), tmp_path / "test.parquet")
+    splits = open_data(tmp_path)
+    assert len(splits.query) == 2
+    assert "the test split has no labels and is not used" in splits.note

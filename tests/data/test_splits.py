@@ -67,7 +67,8 @@ def test_without_train_labels_there_are_no_probes(tmp_path, labelled):
     splits = open_data(tmp_path)
     assert splits.bank is None
     assert splits.query is None
-    assert "no probes" in splits.note
+    assert "no labels: no probes; " in splits.note
+    assert ("only the test split has labels" in splits.note) == (labelled == "only test")
 
 
 def test_one_labelled_image_is_too_few(tmp_path):

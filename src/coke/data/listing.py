@@ -50,7 +50,7 @@ def find_table(path: Path, *, image_column: str = "image", label_column: str = "
         raise DataError(f"{path}: no column {label_column!r}{hint}; it has {', '.join(header)}")
     if label_at is None:
         rest = ", ".join(name for place, name in enumerate(header) if place != path_at)
-        remarks = (f"no column {label_column!r} (other columns: {rest or 'none'})",)
+        remarks = (f"no column {label_column!r} (other columns: {rest})",) if rest else ()
     numbered = [(number, row[path_at].strip()) for number, row in rows]
     empty = next((number for number, text in numbered if not text), None)
     if empty is not None:

@@ -53,7 +53,7 @@ def open_data(
     """
     if not 0 <= max_unreadable_share <= 1:
         raise DataError(f"max_unreadable_share must be in [0, 1], got {max_unreadable_share}")
-    found = _align(_find(data, label_column, image_column))
+    found = _align(_drop_unasked(_find(data, label_column, image_column)))
     total = len(found.train.keys) + (len(found.query.keys) if found.query else 0)
 
     def scan_split(rows: Rows, done: int) -> ImageSet:
@@ -126,6 +126,16 @@ def _textures() -> Found:
         keys = [f"row {row}" for row in range(n_images)]
         splits.append(Rows(f"{TEXTURES}, {name}", keys, Pixels(pixels), labels, list(CLASSES)))
     return Found(splits[0], splits[1])
+
+
+def _drop_unasked(found: Found) -> Found:
+    """Leave the query split unread where probes cannot use it, and say so."""
+    if found.query is None or (found.query.labels is not None and found.train.labels is not None):
+        return found
+    remark = f"the {found.query_split} split has no labels and is not used"
+    if found.query.labels is not None:
+        remark = f"only the {found.query_split} split has labels, and probes need others to learn from"
+    return replace(found, query=None, remarks=(remark, *found.remarks))
 
 
 def _align(found: Found) -> Found:

@@ -37,7 +37,9 @@ def find_parquet(path: Path, *, image_column: str = "image", label_column: str =
     little memory.
     """
     if path.is_file():
-        rows, remarks = _read(path.stem, [path], image_column, label_column)
+        shard = _SHARD.match(path.stem)
+        name = f"{path.resolve().parent.name}, {shard['split']}" if shard else path.stem
+        rows, remarks = _read(name, [path], image_column, label_column)
         return Found(rows, None, remarks=remarks)
     files = sorted(path.rglob("*.parquet"))
     splits: dict[str, list[Path]] = {}
@@ -50,6 +52,8 @@ def find_parquet(path: Path, *, image_column: str = "image", label_column: str =
             splits.setdefault(split, []).append(file)
     if not splits:
         splits, unnamed = {"train": files}, []
+    for split, members in splits.items():
+        _check_shards(f"{path.name}, {split}", members)
     if "train" not in splits:
         raise DataError(
             f"{path}: parquet files of {', '.join(sorted(splits))} but none of train; give one file, "
@@ -76,7 +80,6 @@ def _split(file: Path, root: Path) -> str | None:
 
 def _read(name: str, files: list[Path], image_column: str, label_column: str) -> tuple[Rows, tuple[str, ...]]:
     """One split's rows, and remarks on columns that were guessed or not there."""
-    _check_shards(name, files)
     schemas = [_schema(file) for file in files]
     image, remarks = _choose_image(files[0], schemas[0], image_column)
     columns = [image]
@@ -87,7 +90,7 @@ def _read(name: str, files: list[Path], image_column: str, label_column: str) ->
         raise DataError(f"{files[0]}: no column {label_column!r}{hint}; it has {', '.join(schemas[0].names)}")
     else:
         rest = ", ".join(column for column in schemas[0].names if column != image)
-        remarks += (f"no column {label_column!r} (other columns: {rest or 'none'})",)
+        remarks += (f"no column {label_column!r} (other columns: {rest})",) if rest else ()
     for file, schema in zip(files, schemas, strict=True):
         for column in columns:
             if column not in schema.names or schema.field(column).type != schemas[0].field(column).type:
@@ -110,7 +113,7 @@ def _check_shards(name: str, files: list[Path]) -> None:
     matches = [match for match in (_SHARD.match(file.stem) for file in files) if match]
     counts = {int(match["count"]) for match in matches}
     present = {int(match["index"]) for match in matches}
-    if len(matches) == len(files) > 1 or (len(files) == 1 and matches and ", " in name):
+    if matches and len(matches) == len(files):
         missing = sorted(set(range(max(counts))) - present)
         if missing:
             raise DataError(

@@ -41,10 +41,7 @@ def make_splits(
     """
     labelled = _labelled(train)
     if len(labelled) == 0:
-        reason = "no labels: no probes"
-        if query is not None and len(_labelled(query)):
-            reason = f"no labels in the train split, only in {query_split}: no probes"
-        return Splits(train, None, None, _note(reason, remarks))
+        return Splits(train, None, None, _note("no labels: no probes", remarks))
     assert train.labels is not None
     if query is not None and len(_labelled(query)):
         asked = _only(query, _labelled(query))
@@ -54,8 +51,6 @@ def make_splits(
     if not held.any():
         words = f"too few labelled images ({len(labelled)}) to hold any out: no probes"
         return Splits(train, None, None, _note(words, remarks))
-    if query is not None:
-        remarks = (f"the {query_split} split has no labels and is not used", *remarks)
     words = (
         f"probes query a seeded {HOLD_OUT:.0%} hold-out of the labels ({int(held.sum()):,} images), "
         "which pretraining still sees as images"
