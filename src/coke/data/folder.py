@@ -75,7 +75,9 @@ def _read(root: Path, folder: Path, name: str) -> tuple[Rows, tuple[str, ...]]:
     """The images of one split, keyed by their path below the root, and remarks on labels and other files."""
     files = list_files(folder)
     images = [file for file in files if file.lower().endswith(SUFFIXES)]
-    others = Counter(Path(file).suffix.lower() or "no suffix" for file in files if file not in set(images))
+    others = Counter(
+        Path(file).suffix.lower() or "no suffix" for file in files if not file.lower().endswith(SUFFIXES)
+    )
     if not images:
         held = f"it holds files of other kinds: {_kinds(others)}" if others else "it is empty"
         raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}); {held}")
