@@ -75,11 +75,11 @@ def augmented_linear_probe(
     steps = epochs * -(-len(bank) // batch_size)
     with evaluating(backbone, device) as there, ThreadPoolExecutor(usable_cpus()) as threads:
         targets = problem.bank_classes.to(there)
-        layer = nn.Linear(query_features.shape[1], len(problem.classes), device=there)
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        # plain tensors: nn.Linear would draw its start from the global random state, which is the trainer's
+        weight = torch.zeros(len(problem.classes), query_features.shape[1], device=there, requires_grad=True)
+        bias = torch.zeros(len(problem.classes), device=there, requires_grad=True)
         optimizer = torch.optim.SGD(
-            layer.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+            [weight, bias], lr=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
         step = 0
         for epoch in range(epochs):
@@ -89,7 +89,9 @@ def augmented_linear_probe(
                 crops = random_crops(bank, rows, size, generator, there, threads)
                 with torch.no_grad():
                     features = pooled(backbone(normalised(crops, mean, std)))
-                loss = functional.cross_entropy(layer(features), targets[rows.to(there)])
+                loss = functional.cross_entropy(
+                    functional.linear(features, weight, bias), targets[rows.to(there)]
+                )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -97,5 +99,5 @@ def augmented_linear_probe(
             if progress is not None:
                 progress(epoch + 1, epochs)
         with torch.no_grad():
-            predicted = layer(query_features.to(there)).argmax(dim=1).cpu()
+            predicted = functional.linear(query_features.to(there), weight, bias).argmax(dim=1).cpu()
     return float((predicted == problem.query_classes).double().mean())
