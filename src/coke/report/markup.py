@@ -31,7 +31,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     '<img src="data:," alt="&quot;">'
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -48,11 +48,14 @@ def join(children: Iterable[object]) -> Markup:
     """
     return Markup(
         "".join(
-            child if isinstance(child, Markup) else html.escape(str(child))
-            for child in children
-            if child is not None
+            child if isinstance(child, Markup) else _escape(child) for child in children if child is not None
         )
     )
+
+
+def _escape(value: object) -> str:
+    """Text made safe; bytes of a file name that were no UTF-8 (lone surrogates) are spelled out."""
+    return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def table(
