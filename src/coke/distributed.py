@@ -82,3 +82,12 @@ def barrier() -> None:
     """Wait until every process has come here."""
     if active():
         dist.barrier()
+
+
+def smallest(value: float, device: torch.device | str = "cpu") -> float:
+    """The smallest of all processes' values."""
+    if not active():
+        return value
+    shared = torch.tensor(float(value), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+    return float(shared)

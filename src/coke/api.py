@@ -1,0 +1,198 @@
+"""The two things people do with images: `pretrain` on them, and `evaluate` what was learned."""
+
+from __future__ import annotations
+
+import os
+import typing
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from coke import distributed
+from coke.data import Splits, open_data
+from coke.errors import DataError, ResumeError
+from coke.evaluation import (
+    adapt_batch_norm,
+    augmented_linear_probe,
+    evaluate_representations,
+    extract,
+    head_scores,
+    raw_pixels,
+    table,
+)
+from coke.report import write_report
+from coke.run import Run
+from coke.training.backbone import load_backbone
+from coke.training.config import Config, build
+
+
+def pretrain(
+    data: str | os.PathLike[str] = "textures",
+    recipe: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    backbone: nn.Module | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    overrides: dict[str, Any] | None = None,
+    **keys: Any,
+) -> Run:
+    """Learn a backbone from unlabelled images, and say whether it learned.
+
+    Args:
+        data: a folder of images, a list of paths (text, CSV), parquet, ``NAME:ROOT`` of a torchvision data
+            set, or "textures", which is generated.
+        recipe: a name of `coke recipes`; default "textures" for that data, else "auto".
+        out: the run folder; default ``runs/NAME``.
+        backbone: any module [B, 3, H, W] -> [B, F] instead of the recipe's timm model; trained in place.
+        resume: continue the run in ``out`` exactly where its newest checkpoint stands.
+        console: where progress goes; None is silent, the files are written anyway.
+        overrides: dotted keys of the configuration, such as ``{"objective.temperature": 0.2}``.
+        keys: the same for keys without a dot, such as ``epochs=20``.
+
+    Returns:
+        The run folder, finished.
+
+    Raises:
+        CokeError: whatever cannot work, before any work.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> run = pretrain(out=folder + "/run", epochs=2, linear_probe=False, tensorboard=False)
+        >>> sorted(run.evaluation["representations"])
+        ['raw pixels', 'trained', 'untrained']
+    """
+    from coke.training.session import Session, make_plan
+
+    plan = make_plan(data, recipe, {**(overrides or {}), **keys}, backbone=backbone)
+    run = Run(out if out is not None else os.path.join("runs", plan.name))
+    session = Session(plan, run, backbone=backbone, resume=resume, console=console)
+    try:
+        session.train()
+        session.write_outputs()
+    finally:
+        session.close()
+    if distributed.rank() == 0:
+        finish(run, plan.splits, session.config, backbone=backbone, console=console)
+    distributed.barrier()
+    return run
+
+
+def finish(
+    run: Run, splits: Splits, config: Config, *, backbone: nn.Module | None = None, console: Console | None = None
+) -> None:
+    """Evaluate a trained run where there are labels, and write its report."""
+    if splits.bank is not None:
+        evaluate_on(run, splits, config, backbone=backbone, console=console)
+    write_report(run, splits.train)
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    *,
+    backbone: nn.Module | None = None,
+    augmented: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Score a finished run again: k-NN, linear probes, clusters, beside raw pixels and the untrained network.
+
+    Args:
+        run: its folder.
+        data: other images than those it was trained on, or their new place.
+        backbone: an instance of the user's module, where the run has one.
+        augmented: also the published linear probe, trained on augmented images (90 passes).
+        console: where progress goes; None is silent.
+
+    Returns:
+        What evaluation.json then holds.
+
+    Raises:
+        ResumeError: no finished run there. DataError: no labels to ask about.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    config = build(run.config)
+    if not run.backbone.is_file():
+        raise ResumeError(f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume")
+    splits = open_data(data or config.data, seed=config.seed, max_unreadable_share=config.max_unreadable_share)
+    if splits.bank is None:
+        raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
+    evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
+    same = splits.train.fingerprint == run.environment["data"]["fingerprint"]
+    write_report(run, splits.train if same else None)
+    return evaluation
+
+
+def evaluate_on(
+    run: Run,
+    splits: Splits,
+    config: Config,
+    *,
+    backbone: nn.Module | None = None,
+    augmented: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """`evaluate` with the images at hand: writes evaluation.json and prints the table."""
+    bank, query = splits.bank, splits.query
+    assert bank is not None
+    assert query is not None
+    assert bank.labels is not None
+    assert query.labels is not None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = config.image_size
+    mean = typing.cast(tuple[float, ...], config.mean)
+    std = typing.cast(tuple[float, ...], config.std)
+
+    def features(network: nn.Module) -> tuple[Tensor, Tensor]:
+        found = [extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)]
+        return found[0], found[1]
+
+    small = min(size, 32)
+    representations = {
+        "raw pixels": tuple(raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query))
+    }
+    untrained = load_backbone(config, run.initial, backbone)
+    adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
+    representations["untrained"] = features(untrained)
+    trained = load_backbone(config, run.backbone, backbone)
+    representations["trained"] = features(trained)
+    scores = evaluate_representations(
+        typing.cast(dict[str, tuple[Tensor, Tensor]], representations),
+        bank.labels,
+        query.labels,
+        linear=config.linear_probe,
+        seed=config.seed,
+    )
+    if augmented:
+        for name, network in (("untrained", untrained), ("trained", trained)):
+            scores[name]["linear_augmented"] = augmented_linear_probe(
+                network, bank, query, size=size, mean=mean, std=std, device=device, seed=config.seed
+            )
+    evaluation = {
+        "representations": scores,
+        "heads": _heads(run, splits),
+        "split": splits.note,
+        "raw_pixels_size": small,
+    }
+    run.write_json(run.evaluation_file, evaluation)
+    if console is not None:
+        console.print(table(scores), highlight=False, markup=False, soft_wrap=True)
+        console.print(splits.note, highlight=False, markup=False, soft_wrap=True)
+    return evaluation
+
+
+def _heads(run: Run, splits: Splits) -> list[dict[str, Any]]:
+    """How far the run's own clusters agree with the labels, for the images that it was trained on."""
+    import pyarrow.parquet as pq
+
+    assignments = pq.read_table(run.assignments)
+    if "label" not in assignments.column_names:
+        return []
+    columns = [name for name in assignments.column_names if name.startswith("cluster_")]
+    clusters = torch.stack([torch.from_numpy(assignments[name].to_numpy().copy()) for name in columns], dim=1)
+    labels = torch.from_numpy(assignments["label"].to_numpy().copy())
+    known = labels >= 0
+    return [dict(scores) for scores in head_scores(clusters[known], labels[known])]

@@ -1,0 +1,148 @@
+"""The command line: few verbs, one generic ``key=value``, one line for an error.
+
+Exit codes: 0 done; 1 refused or failed, with a line on stderr; 2 a malformed command line; 128 + n stopped by
+signal n, with a checkpoint written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from coke import __version__
+from coke.errors import CokeError, ConfigError
+
+_KEY = re.compile(r"[A-Za-z_][\w.]*=")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and options.verb != "pretrain"):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse stops collecting DATA and key=value words at the first option
+        options.words += rest
+    try:
+        return int(options.run(options))
+    except CokeError as error:
+        print(f"coke: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(
+        prog="coke",
+        description="Learn image representations by online constrained k-means, and cluster under size bounds.",
+    )
+    top.add_argument("--version", action="version", version=f"coke {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    pretrain = verbs.add_parser(
+        "pretrain",
+        help="learn a backbone from unlabelled images",
+        description="Learn a backbone from unlabelled images. Without DATA: ten procedural textures, under three "
+        "minutes on two CPU cores.",
+        epilog="key=value changes any key that `coke recipes NAME` shows, nested ones with dots: "
+        "epochs=50 n_clusters=[100,200] objective.temperature=0.2 views.0.crop=[0.2,1]",
+    )
+    pretrain.add_argument(
+        "words",
+        nargs="*",
+        metavar="DATA | key=value",
+        help="a folder of images, a text or CSV list of paths, parquet, NAME:ROOT of a torchvision data set, or "
+        "'textures'; then any number of key=value",
+    )
+    pretrain.add_argument("--recipe", metavar="NAME", help="see `coke recipes`; default: auto")
+    pretrain.add_argument("--out", metavar="FOLDER", help="the run folder; default: runs/NAME")
+    pretrain.add_argument("--resume", action="store_true", help="continue the run in the folder exactly")
+    pretrain.add_argument("--dry-run", action="store_true", help="say what would happen, and stop")
+    pretrain.set_defaults(run=_pretrain)
+
+    evaluate = verbs.add_parser("evaluate", help="score a finished run with labels")
+    evaluate.add_argument("folder", metavar="RUN", help="the run folder")
+    evaluate.add_argument("--data", metavar="DATA", help="other images, or the new place of the same")
+    evaluate.add_argument(
+        "--augmented", action="store_true", help="also the published linear probe on augmented images (90 passes)"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    recipes = verbs.add_parser("recipes", help="what recipes there are; with a name, its configuration")
+    recipes.add_argument("name", nargs="?", metavar="NAME")
+    recipes.set_defaults(run=_recipes)
+    return top
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    data, assignments = _split_words(options.words)
+    from rich.console import Console
+
+    from coke.training.config import parse_overrides
+    from coke.training.trainer import Stopped
+
+    overrides = parse_overrides(assignments)
+    if options.dry_run:
+        from coke.training.dry_run import describe
+
+        for line in describe(data, options.recipe, overrides, options.out):
+            print(line)
+        return 0
+    from coke.api import pretrain
+
+    try:
+        run = pretrain(
+            data,
+            options.recipe,
+            options.out,
+            resume=options.resume,
+            console=Console(),
+            overrides=overrides,
+        )
+    except Stopped as stopped:
+        print(f"coke: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
+    if int(os.environ.get("RANK", "0")) == 0:
+        verdict = run.verdict
+        print(f"{verdict['state']}: {verdict['text']}" + (f"; {verdict['action']}" if verdict["action"] else ""))
+        print(f"report: {run.report}")
+        print(f"backbone: {run.backbone} (for timm: {run.environment['backbone']['loads_with']})")
+    return 0
+
+
+def _split_words(words: list[str]) -> tuple[str, list[str]]:
+    """DATA and the key=value words; a path that exists is never taken for a key."""
+    data = [word for word in words if not _KEY.match(word) or os.path.exists(word)]
+    if len(data) > 1:
+        raise ConfigError(f"one DATA at a time, got {', '.join(data)}; settings are written key=value")
+    return (data[0] if data else "textures"), [word for word in words if word not in data]
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coke.api import evaluate
+
+    evaluate(options.folder, options.data, augmented=options.augmented, console=Console())
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    import yaml
+
+    from coke.training.config import build
+    from coke.training.recipes import RECIPES, find_recipe
+
+    if options.name is None:
+        width = max(map(len, RECIPES))
+        for recipe in RECIPES.values():
+            print(f"{recipe.name:{width}}  {recipe.summary}")
+        return 0
+    recipe = find_recipe(options.name)
+    print(f"# {recipe.summary}")
+    config = build({**recipe.settings, "recipe": recipe.name}).as_dict()
+    print(yaml.safe_dump(config, sort_keys=False), end="")
+    return 0

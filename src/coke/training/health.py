@@ -1,0 +1,245 @@
+"""Is it learning? Figures that need no labels, and a verdict in words with the next action.
+
+Balance alone is not health (a run at chance can be perfectly balanced), nor is agreement alone (a run that
+clusters a nuisance agrees with itself ever better). So the verdict looks at the loss beside ln K, at sizes
+against the bound, at whether labels survive from one epoch to the next better than chance, and at how many
+directions the features use; where there are labels, also at k-NN beside the untrained network.
+Shapes: B batch, D dimension, H heads, K clusters of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coke.clustering.sizes import min_size
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures say."""
+
+    state: str  # learning, clustering, collapsing, noise, constant, diverging, unbalanced, nuisance
+    healthy: bool
+    text: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.text}" + (f"; {self.action}" if self.action else "")
+
+
+class EpochFigures:
+    """Sums over an epoch's steps, kept on the device; `summary` turns them into figures.
+
+    Args:
+        n_clusters: K of each head.
+        dim: D.
+    """
+
+    def __init__(self, n_clusters: tuple[int, ...], dim: int, device: torch.device) -> None:
+        self.n_clusters = n_clusters
+        heads = len(n_clusters)
+        self.sums: dict[str, Tensor] = {
+            name: torch.zeros(shape, dtype=torch.float64, device=device)
+            for name, shape in {
+                "loss": (), "agreement": (), "steps": (), "images": (), "known": (), "kept": (heads,), "mean": (dim,),
+            }.items()
+        }  # fmt: skip
+        self.sums["covariance"] = torch.zeros(dim, dim, device=device)
+        self.sums["sizes"] = torch.zeros(heads, max(n_clusters), device=device)
+        self.sums["previous"] = torch.zeros(heads, max(n_clusters), device=device)
+
+    def add_loss(self, loss: Tensor, agreement: Tensor) -> None:
+        """One step's loss and agreement of prediction and label."""
+        self.sums["loss"] += loss.detach()
+        self.sums["agreement"] += agreement
+        self.sums["steps"] += 1
+
+    def add_labels(self, features: Tensor, old: Tensor, new: Tensor) -> None:
+        """One step's features [B, D], and its labels [B, H] of last epoch (-1: none) and of this one."""
+        known = old[:, 0] >= 0
+        self.sums["images"] += len(new)
+        self.sums["known"] += known.sum()
+        self.sums["kept"] += ((old == new) & known[:, None]).sum(dim=0)
+        ones = torch.ones_like(new, dtype=torch.float32).t()
+        self.sums["sizes"].scatter_add_(1, new.t(), ones)
+        self.sums["previous"].scatter_add_(1, old.clamp(min=0).t(), ones * known)
+        self.sums["mean"] += features.sum(dim=0)
+        self.sums["covariance"].addmm_(features.t(), features)
+
+    def summary(self, min_size_ratio: float) -> dict[str, Any]:
+        """Figures of the epoch, plain numbers: see the fields of an epoch record in `coke.run`."""
+        sums = {name: value.cpu() for name, value in self.sums.items()}
+        images, known, steps = float(sums["images"]), float(sums["known"]), float(sums["steps"])
+        kept = sums["kept"] / known if known else torch.full_like(sums["kept"], math.nan)
+        by_chance = (sums["sizes"] / max(images, 1) * sums["previous"] / max(known, 1)).sum(dim=1)
+        chance_corrected = ((kept - by_chance) / (1 - by_chance).clamp(min=1e-9)).mean()
+        mean = sums["mean"] / max(images, 1)
+        covariance = sums["covariance"].double() / max(images, 1) - mean.outer(mean)
+        return {
+            "loss": float(sums["loss"]) / steps if steps else None,
+            "ln_clusters": sum(map(math.log, self.n_clusters)) / len(self.n_clusters),
+            "heads": [
+                _head_figures(sums["sizes"][head, :k], images, min_size_ratio)
+                for head, k in enumerate(self.n_clusters)
+            ],
+            "churn": float(1 - kept.mean()) if known else None,
+            "label_agreement": float(chance_corrected) if known else None,
+            "prediction_agreement": float(sums["agreement"]) / steps if steps else None,
+            "feature_spread": float(covariance.diagonal().sum().clamp(min=0).sqrt()),
+            "effective_rank": effective_rank(covariance),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint within an epoch."""
+        return self.sums
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the sums back."""
+        for name, value in state.items():
+            self.sums[name].copy_(value)
+
+
+def _head_figures(sizes: Tensor, n_images: float, min_size_ratio: float) -> dict[str, Any]:
+    quantiles = torch.quantile(sizes, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
+    return {
+        "n_clusters": len(sizes),
+        "used": int((sizes > 0).sum()),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        "largest_share": float(sizes.max()) / max(n_images, 1),
+        "bound": min_size(int(n_images), len(sizes), min_size_ratio),
+        "size_quantiles": [float(value) for value in quantiles],
+    }
+
+
+def effective_rank(covariance: Tensor) -> float:
+    """exp of the entropy of the covariance's spectrum (Roy and Vetterli 2007): directions that features use.
+
+    >>> round(effective_rank(torch.eye(4)), 3), effective_rank(torch.zeros(4, 4))
+    (4.0, 0.0)
+    """
+    if not bool(torch.isfinite(covariance).all()):
+        return 0.0
+    spectrum = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
+    total = float(spectrum.sum())
+    if total <= 1e-12:
+        return 0.0
+    shares = spectrum / total
+    return float(torch.exp(-(shares * shares.clamp(min=1e-30).log()).sum()))
+
+
+def judge(epochs: list[dict[str, Any]], knn: list[dict[str, Any]], warmup_over: bool) -> Verdict:
+    """The verdict on a run from its epoch records so far and its k-NN records (the first is untrained)."""
+    last = epochs[-1]
+    loss, ln_clusters = last["loss"], last["ln_clusters"]
+    for failure in (_diverging(epochs), _constant(last), _dominated(last)):
+        if failure:
+            return failure
+    if loss is None:
+        return Verdict("clustering", True, f"first pass: clusters of {last['heads'][0]['used']} found", "")
+    for failure in (_noise(epochs, warmup_over), _nuisance(knn), _unbalanced(last)):
+        if failure:
+            return failure
+    kept = last["label_agreement"]
+    facts = [
+        f"loss {loss:.2f} beside ln K {ln_clusters:.2f}",
+        f"{100 * kept:.0f} % of labels kept beyond chance" if kept is not None else "",
+        f"effective rank {last['effective_rank']:.0f}",
+    ]
+    if len(knn) > 1:
+        facts.append(f"k-NN {100 * knn[-1]['accuracy']:.1f} % (untrained {100 * knn[0]['accuracy']:.1f} %)")
+    return Verdict("learning", True, ", ".join(filter(None, facts)), "")
+
+
+def _diverging(epochs: list[dict[str, Any]]) -> Verdict | None:
+    losses = [record["loss"] for record in epochs if record["loss"] is not None]
+    if not losses:
+        return None
+    loss, ln_clusters = losses[-1], epochs[-1]["ln_clusters"]
+    if math.isfinite(loss) and loss <= 2 * ln_clusters + 1 and loss <= 1.5 * min(losses) + ln_clusters:
+        return None
+    return Verdict(
+        "diverging",
+        False,
+        f"the loss is {loss:.3g}, ln K is {ln_clusters:.2f}",
+        "lower learning_rate or lengthen warmup_epochs; set clip_norm=5 if it happens early",
+    )
+
+
+def _constant(last: dict[str, Any]) -> Verdict | None:
+    if last["feature_spread"] >= 0.1 and last["effective_rank"] >= 2:
+        return None
+    return Verdict(
+        "constant",
+        False,
+        f"features hardly differ between images: spread {last['feature_spread']:.3f} of 1, "
+        f"effective rank {last['effective_rank']:.1f}",
+        "check that the images differ and are normalised; lower learning_rate or weight_decay",
+    )
+
+
+def _dominated(last: dict[str, Any]) -> Verdict | None:
+    """One cluster far above its share: at small K the share itself is large, hence the square root."""
+    for head in last["heads"]:
+        n_clusters = head["n_clusters"]
+        if n_clusters > 1 and head["largest_share"] > min(0.9, max(0.25, 2.5 / math.sqrt(n_clusters))):
+            return Verdict(
+                "collapsing",
+                False,
+                f"one cluster of {n_clusters} holds {100 * head['largest_share']:.0f} % of images",
+                "raise dual_lr or min_size_ratio, or lower n_clusters",
+            )
+    return None
+
+
+def _noise(epochs: list[dict[str, Any]], warmup_over: bool) -> Verdict | None:
+    last = epochs[-1]
+    trained = [record for record in epochs if record["loss"] is not None]
+    if len(trained) < 3 or not warmup_over or last["label_agreement"] is None:
+        return None
+    recent = [record["label_agreement"] for record in trained[-3:]]
+    above_chance = last["prediction_agreement"] * math.exp(last["ln_clusters"])
+    if max(recent) > 0.02 or above_chance > 2:
+        return None
+    return Verdict(
+        "noise",
+        False,
+        f"labels are noise: {100 * last['label_agreement']:.1f} % kept from the last epoch beyond chance, loss "
+        f"{last['loss']:.2f} beside ln K {last['ln_clusters']:.2f}",
+        "lower dual_lr first, then weaken the augmentation (views.crop, views.jitter) or lower n_clusters",
+    )
+
+
+def _nuisance(knn: list[dict[str, Any]]) -> Verdict | None:
+    if len(knn) < 3 or knn[-1]["accuracy"] >= knn[0]["accuracy"] - 0.02:
+        return None
+    return Verdict(
+        "nuisance",
+        False,
+        f"k-NN {100 * knn[-1]['accuracy']:.1f} % is below the untrained network's {100 * knn[0]['accuracy']:.1f} %: "
+        "the clusters follow something other than the labels",
+        "let the augmentation vary what should not matter; lower learning_rate",
+    )
+
+
+def _unbalanced(last: dict[str, Any]) -> Verdict | None:
+    for head in last["heads"]:
+        if head["bound"] >= 1 and head["smallest"] < 0.1 * head["bound"] and head["used"] < 0.9 * head["n_clusters"]:
+            return Verdict(
+                "unbalanced",
+                False,
+                f"{head['n_clusters'] - head['used']} of {head['n_clusters']} clusters are empty (each should hold "
+                f"{head['bound']:.0f} images)",
+                "raise dual_lr or dual_climb",
+            )
+    return None
+
+
+def record(figures: dict[str, Any], verdict: Verdict, **more: Any) -> dict[str, Any]:
+    """One epoch's line of metrics.jsonl."""
+    return {"kind": "epoch", **more, **figures, "verdict": asdict(verdict)}

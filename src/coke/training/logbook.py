@@ -1,0 +1,113 @@
+"""Where figures go: metrics.jsonl always, TensorBoard by default, a bar on a terminal or plain lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from coke import distributed
+from coke.run import Run
+
+
+class Logbook:
+    """Writes records of a run; silent on every process but the first.
+
+    Args:
+        run: whose metrics.jsonl and tensorboard/ are written; None keeps no record (a dry run).
+        console: where people read; None says nothing.
+    """
+
+    def __init__(self, run: Run | None, console: Console | None, *, tensorboard: bool) -> None:
+        first = distributed.rank() == 0
+        self.run = run if first else None
+        self.console = console if first else None
+        self._stream = None
+        self._board: Any = None
+        self._bar: Progress | None = None
+        if self.run is not None:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self.run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115 closed in close()
+            if tensorboard:
+                from torch.utils.tensorboard.writer import SummaryWriter
+
+                self._board = SummaryWriter(str(self.run.tensorboard))
+
+    def reopen(self) -> None:
+        """Go on at the end of metrics.jsonl, after somebody rewrote it."""
+        if self._stream is not None and self.run is not None:
+            self._stream.close()
+            self._stream = open(self.run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        if self._board is not None:
+            self._board.flush()
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def write(self, record: dict[str, Any], *, step: int) -> None:
+        """One record, on disk before this returns to the next step; ``step`` counts from the run's start."""
+        if self._stream is not None:
+            self._stream.write(json.dumps(record) + "\n")
+            self._stream.flush()
+        if self._board is not None:
+            for name, value in _scalars(record):
+                self._board.add_scalar(name, value, step)
+
+    def event(self, text: str, *, step: int, **where: Any) -> None:
+        """Something that happened, for people and the record."""
+        self.say(text)
+        self.write({"kind": "event", **where, "text": text}, step=step)
+
+    @contextmanager
+    def epoch_bar(self, epoch: int, n_epochs: int, n_steps: int, first_step: int) -> Iterator[Any]:
+        """A bar over an epoch's steps: call what it gives after each step with the loss."""
+        if self.console is None or not self.console.is_terminal:
+            yield lambda loss: None
+            return
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("", total=n_steps, completed=first_step, epoch=f"{epoch}/{n_epochs - 1}", loss="")
+            yield lambda loss: bar.update(task, advance=1, loss="" if loss is None else f"loss {loss:.3f}")
+
+    def epoch_line(self, record: dict[str, Any], n_epochs: int) -> None:
+        """An epoch in one line."""
+        loss = "clustering" if record["loss"] is None else f"loss {record['loss']:.3f} (ln K {record['ln_clusters']:.2f})"
+        heads = record["heads"]
+        sizes = ", ".join(f"{h['smallest']}-{h['largest']}/{h['bound']:.0f}" for h in heads)
+        churn = "" if record["churn"] is None else f"  labels changed {100 * record['churn']:.0f} %"
+        self.say(
+            f"epoch {record['epoch']}/{n_epochs - 1}  {loss}{churn}  sizes/bound {sizes}  "
+            f"rank {record['effective_rank']:.0f}  {record['seconds']:.1f} s  {record['verdict']['state']}"
+        )
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    kind = record["kind"]
+    for name, value in record.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in ("epoch", "step"):
+            yield f"{kind}/{name}", float(value)
+    for index, head in enumerate(record.get("heads", [])):
+        for name in ("used", "smallest", "largest", "largest_share"):
+            yield f"head {index}/{name}", float(head[name])

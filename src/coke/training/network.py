@@ -1,0 +1,79 @@
+"""Backbone f, projector g, predictor h (method section 3): images in, unit projections and predictions out.
+
+The network is pure: a forward pass changes no label, dual or center (batch statistics aside).
+Shapes: B batch, F backbone features, D output dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from coke.errors import ConfigError
+
+
+class Output(NamedTuple):
+    """What one view of a batch gives."""
+
+    projection: Tensor  # [B, D] unit vectors z = g(f(x)): what is clustered
+    prediction: Tensor  # [B, D] unit vectors p = h(g(f(x))): what predicts the cluster
+
+
+class Network(nn.Module):
+    """f, g and h in one module, so that one wrapper (DDP, compile) covers them.
+
+    Args:
+        backbone: any module [B, 3, H, W] -> [B, F] (feature maps are averaged over positions).
+        n_features: F.
+        dim: D.
+        hidden: width of the hidden layers; default F.
+    """
+
+    def __init__(self, backbone: nn.Module, n_features: int, dim: int = 128, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or n_features
+        self.backbone = backbone
+        self.projector = nn.Sequential(
+            *_hidden_layer(n_features, hidden),
+            *_hidden_layer(hidden, hidden),
+            nn.Linear(hidden, dim, bias=False),
+            nn.BatchNorm1d(dim),
+        )
+        self.predictor = nn.Sequential(*_hidden_layer(dim, hidden), nn.Linear(hidden, dim))
+
+    def forward(self, images: Tensor) -> Output:
+        """Images [B, 3, H, W] -> unit vectors in float32, whatever the precision of the layers."""
+        projection = self.projector(pool(self.backbone(images)))
+        prediction = self.predictor(projection)
+        return Output(normalize(projection.float()), normalize(prediction.float()))
+
+
+def _hidden_layer(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)
+
+
+def pool(features: Tensor) -> Tensor:
+    """[B, F] as it is, [B, F, h, w] averaged over positions."""
+    return features.mean(dim=(2, 3)) if features.dim() == 4 else features
+
+
+def count_features(backbone: nn.Module, image_size: int) -> int:
+    """F of a backbone, from one pass over a blank image. Raises `ConfigError` where that fails."""
+    parameter = next(backbone.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            output = backbone(torch.zeros(2, 3, image_size, image_size, device=device))
+    except RuntimeError as error:
+        raise ConfigError(f"the backbone does not take images of {image_size} px: {error}") from error
+    finally:
+        backbone.train(was_training)
+    if not isinstance(output, Tensor) or output.dim() not in (2, 4):
+        came = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(f"a backbone must give [B, F] or [B, F, h, w], this one gave {came}")
+    return pool(output).shape[1]

@@ -1,0 +1,145 @@
+"""The loss (method section 3): every view predicts its image's cluster, in every head.
+
+With frozen centers P of one head, logits are <., P> / temperature. Each view v is asked for
+
+    label_weight * CE(v, label of last epoch) + (1 - label_weight) * CE(v, mean soft assignment of the other
+    large views)
+
+by both branches (prediction and projection, weighted), averaged over views of its kind and over heads. One
+view, two views and multi-crop are this one rule: with a single large view there is no other, so the label
+has all the weight; small views count as one kind and are compared with all large ones.
+Shapes: B batch, D dimension, H heads, K clusters of a head, S label slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from coke.clustering.online import argmax_rows
+from coke.errors import ConfigError
+from coke.training.network import Output
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights of the loss. Published: one view (0.1, -, 1.0), two views (0.05, 0.2, 0.5), method section 3.
+
+    Args:
+        temperature: divides cosines.
+        label_weight: alpha, the label's share beside the other views' soft assignments.
+        prediction_share: the prediction branch's share, the projection branch has the rest.
+        large_view_share: the large views' share where there are small ones.
+        average_temperature: softens averaged labels, q proportional to exp(share / average_temperature) over
+            the labels that an image bore in stage 2.
+    """
+
+    temperature: float = 0.1
+    label_weight: float = 1.0
+    prediction_share: float = 1.0
+    large_view_share: float = 0.5
+    average_temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("label_weight", "prediction_share", "large_view_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("temperature", "average_temperature"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"objective.{name} must be positive, got {getattr(self, name)}")
+
+    def target(self, labels: Tensor, shares: Tensor, averaging: bool) -> Target:
+        """What `LabelMemory.read_average` gives, [B, H, S], made a target: the last label, or the average."""
+        if not averaging:
+            return Target(labels[..., :1], shares[..., :1])
+        present = shares > 0
+        weights = (shares / self.average_temperature).masked_fill(~present, -torch.inf).softmax(dim=-1)
+        return Target(labels, weights.masked_fill(~present, 0.0))
+
+    def __call__(
+        self, large: Sequence[Output], small: Sequence[Output], target: Target, centers: Sequence[Tensor]
+    ) -> Loss:
+        """The loss of one batch.
+
+        Args:
+            large: outputs of the views that are clustered, at least one.
+            small: outputs of the views that only predict.
+            target: each image's label or labels; images without one are left out of the mean.
+            centers: frozen centers of each head, [K, D].
+        """
+        classify = _Classifier(centers, self.temperature)
+        needs_projection = self.prediction_share < 1 or self.label_weight < 1
+        projected = [classify(output.projection) for output in large] if needs_projection else []
+        soft = [[head.detach().exp() for head in view] for view in projected] if self.label_weight < 1 else []
+        losses, agreements = [], []
+        for index, output in enumerate([*large, *small]):
+            is_large = index < len(large)
+            others = soft[:index] + soft[index + 1 :] if is_large else soft
+            branches = []
+            if self.prediction_share > 0:
+                branches.append((self.prediction_share, classify(output.prediction)))
+            if self.prediction_share < 1:
+                projection = projected[index] if is_large else classify(output.projection)
+                branches.append((1 - self.prediction_share, projection))
+            losses.append(sum(share * self._ask(branch, others, target) for share, branch in branches))
+            if is_large:
+                agreements.append(_agreement(branches[0][1], target))
+        loss = torch.stack(losses[: len(large)]).mean()
+        if small:
+            cheap = torch.stack(losses[len(large) :]).mean()
+            loss = self.large_view_share * loss + (1 - self.large_view_share) * cheap
+        return Loss(loss, torch.stack(agreements).mean())
+
+    def _ask(self, branch: list[Tensor], others: list[list[Tensor]], target: Target) -> Tensor:
+        """Cross entropy of one branch of one view against label and other views, averaged over heads."""
+        total = branch[0].new_zeros(())
+        for head, log_probabilities in enumerate(branch):
+            labels, weights = target.labels[:, head], target.weights[:, head]
+            loss = -(weights * log_probabilities.gather(1, labels.clamp(min=0))).sum(dim=1)
+            if others:
+                expected = torch.stack([other[head] for other in others]).mean(dim=0)
+                consistency = -(expected * log_probabilities).sum(dim=1)
+                loss = self.label_weight * loss + (1 - self.label_weight) * consistency
+            assigned = labels[:, 0] >= 0
+            total = total + (loss * assigned).sum() / assigned.sum().clamp(min=1)
+        return total / len(branch)
+
+
+class Target(NamedTuple):
+    """What an image's views should predict; weights of an image sum to 1, or to 0 where it has no label."""
+
+    labels: Tensor  # int64 [B, H, S], -1 in empty slots
+    weights: Tensor  # float32 [B, H, S]
+
+
+class Loss(NamedTuple):
+    """The loss, and how often the large views' prediction is the label (a figure of health)."""
+
+    value: Tensor  # []
+    agreement: Tensor  # [], share of images, mean over heads and large views
+
+
+class _Classifier:
+    """All heads' log-probabilities from one product: [B, D] -> H times [B, K]."""
+
+    def __init__(self, centers: Sequence[Tensor], temperature: float) -> None:
+        self.weights = torch.cat(tuple(centers)).t() / temperature
+        self.sizes = [len(head) for head in centers]
+
+    def __call__(self, vectors: Tensor) -> list[Tensor]:
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits = vectors @ self.weights
+        return [log_softmax(head, dim=1) for head in logits.split(self.sizes, dim=1)]
+
+
+@torch.no_grad()
+def _agreement(branch: list[Tensor], target: Target) -> Tensor:
+    heaviest = target.weights.argmax(dim=-1, keepdim=True)
+    labels = target.labels.gather(-1, heaviest)[..., 0]
+    predicted = torch.stack([argmax_rows(head) for head in branch], dim=1)
+    return (predicted == labels).float().mean()

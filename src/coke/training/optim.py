@@ -1,0 +1,111 @@
+"""The optimizer and its learning rate over the run: a ramp after the clustering pass, then a cosine to 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from coke.training.config import Config
+
+
+def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD, LARS or AdamW. Biases and batch-norm weights (one dimension) get no decay and no LARS adaptation."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    rate = float(config.learning_rate)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov)
+    from timm.optim import Lars
+
+    for group, adapts in zip(groups, (True, False), strict=True):
+        group["always_adapt"] = adapts  # timm adapts only where there is weight decay unless told so
+    return Lars(
+        groups,
+        lr=rate,
+        momentum=config.momentum,
+        trust_coeff=config.trust_coefficient,
+        nesterov=config.nesterov,
+    )
+
+
+class Schedule:
+    """Where a run stands between its first and its last training step, and the learning rate there.
+
+    The number of epochs may change under way (``max_minutes``, ``--resume epochs=...``): what is left of the
+    cosine is then spread over the steps that are left, so a schedule always completes.
+
+    Args:
+        peak: learning rate after the ramp.
+        n_epochs: including the clustering epochs.
+        clustering_epochs: which come first, without training.
+        warmup_epochs: the ramp, at most a quarter of the training epochs.
+        steps_per_epoch: steps in an epoch.
+    """
+
+    def __init__(
+        self, peak: float, n_epochs: int, clustering_epochs: int, warmup_epochs: float, steps_per_epoch: int
+    ) -> None:
+        self.peak, self.n_epochs, self.clustering_epochs = peak, n_epochs, clustering_epochs
+        self.warmup_epochs, self.steps_per_epoch = warmup_epochs, steps_per_epoch
+        self.trained_steps = 0
+        self.progress = 0.0  # 0 at the end of the ramp, 1 at the end of the run
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the ramp."""
+        epochs = min(self.warmup_epochs, (self.n_epochs - self.clustering_epochs) / 4)
+        return round(epochs * self.steps_per_epoch)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step to come."""
+        if self.trained_steps < self.warmup_steps:
+            return self.peak * (self.trained_steps + 1) / (self.warmup_steps + 1)
+        return self.peak * (1 + math.cos(math.pi * self.progress)) / 2
+
+    def advance(self) -> None:
+        """One training step was done."""
+        steps_left = (self.n_epochs - self.clustering_epochs) * self.steps_per_epoch - self.trained_steps
+        self.trained_steps += 1
+        if self.trained_steps > self.warmup_steps and steps_left > 0:
+            self.progress += (1 - self.progress) / steps_left
+
+    def averages(self, epoch: int, averaging_share: float) -> bool:
+        """Whether an epoch belongs to the last share of the run that averages (stage 2)."""
+        return averaging_share > 0 and epoch >= max(self.clustering_epochs + 1, round(self.n_epochs * (1 - averaging_share)))
+
+    def state_dict(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"n_epochs": self.n_epochs, "trained_steps": self.trained_steps, "progress": self.progress}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take a checkpoint's state; the number of epochs is the caller's to set."""
+        self.trained_steps, self.progress = int(state["trained_steps"]), float(state["progress"])
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def rates(schedule: Schedule, n_steps: int) -> Iterator[float]:
+    """The learning rates of the next steps, advancing the schedule.
+
+    >>> schedule = Schedule(1.0, n_epochs=5, clustering_epochs=1, warmup_epochs=1, steps_per_epoch=2)
+    >>> [round(rate, 2) for rate in rates(schedule, 8)]
+    [0.33, 0.67, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+    """
+    for _ in range(n_steps):
+        yield schedule.learning_rate
+        schedule.advance()

@@ -1,0 +1,275 @@
+"""From what was asked to a finished run folder: plan, start or resume, train, write."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import nn
+
+from coke import __version__, distributed
+from coke.data import Splits, open_data
+from coke.errors import ConfigError, ResumeError
+from coke.run import FORMAT_VERSION, Run, atomic
+from coke.training import checkpoint, outputs
+from coke.training.auto import resolve
+from coke.training.backbone import check_backbone, make_backbone
+from coke.training.config import Config
+from coke.training.logbook import Logbook
+from coke.training.recipes import find_recipe
+from coke.training.trainer import Trainer, seconds_per_epoch
+
+EMBEDDED = "textures"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done: the images, the configuration without ``auto``, and why it is as it is."""
+
+    splits: Splits
+    config: Config
+    reasons: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of the run folder, where none is given."""
+        return self.config.recipe if self.config.recipe != "auto" else Path(self.config.data).stem or "auto"
+
+
+def make_plan(
+    data: str | os.PathLike[str],
+    recipe: str | None,
+    overrides: Mapping[str, Any],
+    *,
+    backbone: nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Read the images and settle every figure. Raises a `CokeError` for whatever cannot work."""
+    data = os.fspath(data)
+    name = recipe or (EMBEDDED if data == EMBEDDED else "auto")
+    settings = {**find_recipe(name).settings, "recipe": name, "data": data}
+    if backbone is not None:
+        overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
+    seed, share = overrides.get("seed", 0), overrides.get("max_unreadable_share", 0.01)
+    splits = open_data(data, seed=seed, max_unreadable_share=share, progress=progress)
+    resolved = resolve(settings, overrides, splits.train)
+    return Plan(splits, resolved.config, resolved.reasons)
+
+
+class Session:
+    """A plan being carried out: processes started, network built, run folder open.
+
+    Args:
+        plan: from `make_plan`.
+        run: the folder; None for a dry run, which writes nothing.
+        backbone: the user's module; None builds the plan's.
+        resume: continue the run in the folder.
+        console: where people read; None is silent.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run | None,
+        *,
+        backbone: nn.Module | None = None,
+        resume: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.plan, self.run, self.config = plan, run, plan.config
+        state = checkpoint.load(run) if resume and run is not None else None
+        if run is not None and not resume:
+            _refuse_to_overwrite(run)
+        self.fabric = make_fabric(self.config)
+        self.config = self.config.replaced(workers=_workers(self.config, plan.splits, self.fabric.device))
+        torch.manual_seed(self.config.seed)
+        self.backbone = make_backbone(self.config) if backbone is None else backbone
+        n_features = check_backbone(self.backbone, self.config)
+        notes = [outputs.start_from(self.backbone, Path(self.config.init))] if self.config.init and not state else []
+        changed: list[str] = []
+        if state is not None:
+            train = plan.splits.train
+            changed = checkpoint.check_same(state, self.config, train.fingerprint, len(train))
+        self._initial = None if state else copy.deepcopy(self.backbone.state_dict())
+        self.logbook = Logbook(run, console, tensorboard=self.config.tensorboard)
+        self.trainer = Trainer(self.config, plan.splits, self.backbone, n_features, self.fabric, self.logbook)
+        if run is not None and distributed.rank() == 0:
+            self._open_folder(run, state is not None)
+        if state is not None and run is not None:
+            self._resume(run, state, changed)
+        for note in notes:
+            self.logbook.event(note, step=0)
+
+    def _open_folder(self, run: Run, resumed: bool) -> None:
+        run.write_config(self.config.as_dict())
+        run.write_json(run.environment_file, environment(self.plan, self.config, self.fabric, resumed))
+        unreadable = self.plan.splits.train.unreadable
+        if unreadable:
+            import csv
+
+            with atomic(run.unreadable_file) as stream:
+                csv.writer(stream).writerows([("key", "reason"), *((u.key, u.reason) for u in unreadable)])
+        if not resumed:
+            from safetensors.torch import save
+
+            weights = {name: value.cpu().contiguous() for name, value in (self._initial or {}).items()}
+            with atomic(run.initial, "wb") as stream:
+                stream.write(save(weights))
+        self._initial = None
+
+    def _resume(self, run: Run, state: dict[str, Any], changed: list[str]) -> None:
+        self.trainer.load_state_dict(state)
+        epoch, step = self.trainer.epoch, self.trainer.step
+        if distributed.rank() == 0:
+            run.cut_metrics(lambda r: _before(r, epoch, step))
+        distributed.barrier()
+        self.logbook.reopen()
+        self.trainer.monitor.resume(run)
+        what = f" ({'; '.join(changed)})" if changed else ""
+        self.logbook.event(f"resumed at epoch {epoch}, step {step}{what}", step=0, epoch=epoch)
+
+    def train(self) -> None:
+        """Train until the schedule completes, cut to `max_minutes` where that is set."""
+        assert self.run is not None
+        trainer = self.trainer
+        if self.config.max_minutes is not None and trainer.epoch == 0 and trainer.step == 0:
+            epochs = self.epochs_in_time()
+            if epochs < trainer.schedule.n_epochs:
+                text = f"max_minutes={self.config.max_minutes:g} allows {epochs} of {trainer.schedule.n_epochs} epochs"
+                self.logbook.event(text, step=0)
+                trainer.schedule.n_epochs = epochs
+        try:
+            trainer.fit(self.run)
+        finally:
+            self.logbook.flush()
+
+    def epochs_in_time(self) -> int:
+        """How many epochs `max_minutes` allows. Raises `ConfigError` where not even one of training fits."""
+        assert self.config.max_minutes is not None
+        seconds = self.measure()
+        clustering = self.config.clustering_epochs
+        epochs = int(60 * self.config.max_minutes / seconds - clustering / 3) + clustering
+        if epochs <= clustering:
+            raise ConfigError(
+                f"max_minutes={self.config.max_minutes:g} is too short: one epoch takes {seconds / 60:.2f} minutes here"
+            )
+        epochs = min(epochs, self.trainer.schedule.n_epochs)
+        return int(distributed.smallest(epochs, self.fabric.device))
+
+    def measure(self) -> float:
+        """Seconds of a training epoch, measured on a copy that is thrown away."""
+        random = torch.get_rng_state()
+        backbone = copy.deepcopy(self.backbone).cpu()
+        n_features = check_backbone(backbone, self.config)
+        silent = Logbook(None, None, tensorboard=False)
+        trial = Trainer(self.config, self.plan.splits, backbone, n_features, self.fabric, silent)
+        seconds = seconds_per_epoch(trial)
+        torch.set_rng_state(random)
+        return seconds
+
+    def write_outputs(self) -> None:
+        """Backbone, clusters and assignments, from the first process."""
+        if self.run is None or distributed.rank() != 0:
+            return
+        network = self.trainer.network.module
+        clusterings = list(self.trainer.clusterings)
+        outputs.write_backbone(self.run.backbone, network.backbone, self.config)
+        outputs.write_clusters(self.run, clusterings)
+        outputs.write_assignments(self.run, network, clusterings, self.plan.splits.train, self.config)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self.logbook.close()
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Fabric, launched. Raises `ConfigError` for a device that is not there."""
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    under_torchrun = "LOCAL_RANK" in os.environ
+    devices: int | str = config.devices
+    if devices == "auto":
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if under_torchrun else 1
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if under_torchrun else 1,
+            strategy="ddp" if under_torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+            precision=config.precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}") from error
+    return fabric
+
+
+def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> dict[str, Any]:
+    """What the run was made with."""
+    packages = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow")
+    versions = {"coke": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    cuda = fabric.device.type == "cuda"
+    loads = (
+        f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
+        'checkpoint_path="backbone.safetensors")'
+    )
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "resumed": resumed,
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(fabric.device) if cuda else "cpu",
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+        "backbone": {"architecture": config.backbone, "loads_with": loads},
+        "data": {
+            "name": plan.splits.train.name,
+            "source": config.data,
+            "n_images": len(plan.splits.train),
+            "fingerprint": plan.splits.train.fingerprint,
+            "splits": plan.splits.note,
+            "unreadable": len(plan.splits.train.unreadable),
+        },
+        "decisions": plan.reasons,
+    }
+
+
+def _workers(config: Config, splits: Splits, device: torch.device) -> int:
+    if config.workers != "auto":
+        return config.workers
+    if splits.train.pixels is not None:
+        return 0
+    share = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, share - (device.type != "cpu")))
+
+
+def _refuse_to_overwrite(run: Run) -> None:
+    if run.latest_checkpoint() is not None or run.metrics_file.exists():
+        raise ResumeError(f"{run.path} holds a run already: continue it with --resume, or choose another --out")
+
+
+def _before(record: dict[str, Any], epoch: int, step: int) -> bool:
+    """Whether a record was written before the checkpoint at (epoch, step)."""
+    where = record.get("epoch", 0)
+    if record["kind"] == "step":
+        return bool((where, record["step"]) < (epoch, step))
+    return bool(where < epoch)
