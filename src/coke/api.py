@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import typing
 from typing import Any
 
 import torch
@@ -25,7 +24,8 @@ from coke.evaluation import (
 from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone
-from coke.training.config import Config, build
+from coke.training.config import Config
+from coke.training.settings import build
 
 
 def pretrain(
@@ -82,7 +82,12 @@ def pretrain(
 
 
 def finish(
-    run: Run, splits: Splits, config: Config, *, backbone: nn.Module | None = None, console: Console | None = None
+    run: Run,
+    splits: Splits,
+    config: Config,
+    *,
+    backbone: nn.Module | None = None,
+    console: Console | None = None,
 ) -> None:
     """Evaluate a trained run where there are labels, and write its report."""
     if splits.bank is not None:
@@ -114,10 +119,14 @@ def evaluate(
         ResumeError: no finished run there. DataError: no labels to ask about.
     """
     run = run if isinstance(run, Run) else Run(run)
-    config = build(run.config)
+    config = build(Config, run.config)
     if not run.backbone.is_file():
-        raise ResumeError(f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume")
-    splits = open_data(data or config.data, seed=config.seed, max_unreadable_share=config.max_unreadable_share)
+        raise ResumeError(
+            f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
+        )
+    splits = open_data(
+        data or config.data, seed=config.seed, max_unreadable_share=config.max_unreadable_share
+    )
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
     evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
@@ -143,24 +152,26 @@ def evaluate_on(
     assert query.labels is not None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = config.image_size
-    mean = typing.cast(tuple[float, ...], config.mean)
-    std = typing.cast(tuple[float, ...], config.std)
+    mean, std = config.mean, config.std
 
     def features(network: nn.Module) -> tuple[Tensor, Tensor]:
-        found = [extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)]
+        found = [
+            extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)
+        ]
         return found[0], found[1]
 
     small = min(size, 32)
-    representations = {
-        "raw pixels": tuple(raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query))
-    }
+    bank_pixels, query_pixels = (
+        raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query)
+    )
+    representations = {"raw pixels": (bank_pixels, query_pixels)}
     untrained = load_backbone(config, run.initial, backbone)
     adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
     representations["untrained"] = features(untrained)
     trained = load_backbone(config, run.backbone, backbone)
     representations["trained"] = features(trained)
     scores = evaluate_representations(
-        typing.cast(dict[str, tuple[Tensor, Tensor]], representations),
+        representations,
         bank.labels,
         query.labels,
         linear=config.linear_probe,

@@ -1,7 +1,8 @@
 """Backbones for small images, registered with timm under names of their own: import this module, then use timm.
 
     import coke.backbones, timm
-    model = timm.create_model("coke_resnet18_small", num_classes=0, checkpoint_path="runs/x/backbone.safetensors")
+    weights = "runs/textures/backbone.safetensors"
+    model = timm.create_model("coke_conv5_w16", num_classes=0, checkpoint_path=weights)
 
 timm's ResNets begin with a 7 x 7 convolution of stride 2 and a max-pool, which leave 8 x 8 positions of a
 32 px image. The ``_small`` variants begin with one 3 x 3 convolution of stride 1 and no pooling, as is usual
@@ -19,32 +20,30 @@ from torch import Tensor, nn
 SMALL_IMAGE = 64  # px: up to here the small stem is the better start
 
 
-def _small_resnet(block: type[nn.Module], layers: tuple[int, ...], arguments: dict[str, Any]) -> ResNet:
-    arguments.pop("pretrained", None)
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+def _small_resnet(block: Any, layers: tuple[int, ...], arguments: dict[str, Any]) -> Any:
+    for unused in ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(unused, None)
-    model = ResNet(block=block, layers=layers, **arguments)
-    width = model.conv1.out_channels
-    model.conv1 = nn.Conv2d(model.conv1.in_channels, width, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    model: Any = ResNet(block=block, layers=layers, **arguments)
+    stem = nn.Conv2d(model.conv1.in_channels, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1, model.maxpool = stem, nn.Identity()
     return model
 
 
 @register_model
-def coke_resnet18_small(**arguments: Any) -> ResNet:
+def coke_resnet18_small(**arguments: Any) -> Any:
     """ResNet-18 with the 3 x 3 stem: 512 features, 1.1 GFLOP forward at 32 px."""
     return _small_resnet(BasicBlock, (2, 2, 2, 2), arguments)
 
 
 @register_model
-def coke_resnet34_small(**arguments: Any) -> ResNet:
+def coke_resnet34_small(**arguments: Any) -> Any:
     """ResNet-34 with the 3 x 3 stem: 512 features."""
     return _small_resnet(BasicBlock, (3, 4, 6, 3), arguments)
 
 
 @register_model
-def coke_resnet50_small(**arguments: Any) -> ResNet:
+def coke_resnet50_small(**arguments: Any) -> Any:
     """ResNet-50 with the 3 x 3 stem: 2,048 features."""
     return _small_resnet(Bottleneck, (3, 4, 6, 3), arguments)
 

@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", metavar="RUN", help="the run folder")
     evaluate.add_argument("--data", metavar="DATA", help="other images, or the new place of the same")
     evaluate.add_argument(
-        "--augmented", action="store_true", help="also the published linear probe on augmented images (90 passes)"
+        "--augmented",
+        action="store_true",
+        help="also the published linear probe on augmented images (90 passes)",
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -81,7 +83,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     data, assignments = _split_words(options.words)
     from rich.console import Console
 
-    from coke.training.config import parse_overrides
+    from coke.training.settings import parse_overrides
     from coke.training.trainer import Stopped
 
     overrides = parse_overrides(assignments)
@@ -107,7 +109,9 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 128 + stopped.signal_number
     if int(os.environ.get("RANK", "0")) == 0:
         verdict = run.verdict
-        print(f"{verdict['state']}: {verdict['text']}" + (f"; {verdict['action']}" if verdict["action"] else ""))
+        print(
+            f"{verdict['state']}: {verdict['text']}" + (f"; {verdict['action']}" if verdict["action"] else "")
+        )
         print(f"report: {run.report}")
         print(f"backbone: {run.backbone} (for timm: {run.environment['backbone']['loads_with']})")
     return 0
@@ -133,7 +137,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _recipes(options: argparse.Namespace) -> int:
     import yaml
 
-    from coke.training.config import build
+    from coke.training.auto import template
     from coke.training.recipes import RECIPES, find_recipe
 
     if options.name is None:
@@ -143,6 +147,6 @@ def _recipes(options: argparse.Namespace) -> int:
         return 0
     recipe = find_recipe(options.name)
     print(f"# {recipe.summary}")
-    config = build({**recipe.settings, "recipe": recipe.name}).as_dict()
-    print(yaml.safe_dump(config, sort_keys=False), end="")
+    print("# auto: settled from the images when a run starts; see it with --dry-run")
+    print(yaml.safe_dump(template(recipe), sort_keys=False), end="")
     return 0

@@ -88,11 +88,15 @@ class LabelMemory(nn.Module):
     def write(self, ids: Tensor, labels: Tensor) -> None:
         """Store labels [B, H] of images [B]; of an image that stands twice in a batch, the last row counts."""
         if labels.shape != (len(ids), len(self.n_clusters)):
-            raise ConfigError(f"labels must be [{len(ids)}, {len(self.n_clusters)}], got {list(labels.shape)}")
+            raise ConfigError(
+                f"labels must be [{len(ids)}, {len(self.n_clusters)}], got {list(labels.shape)}"
+            )
         if ids.device.type == "cpu" and len(ids):  # on a GPU the look would stall every step
             low, high = labels.aminmax()
             if low < 0 or high >= max(self.n_clusters):
-                raise ConfigError(f"labels must lie in 0 ... {max(self.n_clusters) - 1}, got {low} ... {high}")
+                raise ConfigError(
+                    f"labels must lie in 0 ... {max(self.n_clusters) - 1}, got {low} ... {high}"
+                )
         labels = labels.to(self.labels.dtype).index_select(0, last_occurrence(ids))
         self.labels.index_copy_(0, ids, labels)
         if self.slot_labels is not None and self.slot_counts is not None:

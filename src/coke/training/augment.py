@@ -9,7 +9,8 @@ Shapes: B batch, S side of the view in px.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,15 +41,14 @@ class Draw:
 
     def rows(self, rows: slice | Tensor) -> Draw:
         """The parameters of some of the images."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Draw(**{name: v[rows] if isinstance(v, Tensor) else v for name, v in values.items()})
+        return self._mapped(lambda values: values[rows])
 
     def to(self, device: torch.device) -> Draw:
         """The parameters on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Draw(
-            **{n: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for n, v in values.items()}
-        )
+        return self._mapped(lambda values: values.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        return replace(self, **{name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 def draw(view: View, n_images: int, generator: torch.Generator) -> Draw:
@@ -196,7 +196,9 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     kernel = (-0.5 * (offsets / safe) ** 2).exp()
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     batch, channels, height, width = images.shape
-    flat = functional.pad(images, (radius,) * 4, mode="reflect").reshape(1, batch * channels, height + 2 * radius, -1)
+    flat = functional.pad(images, (radius,) * 4, mode="reflect").reshape(
+        1, batch * channels, height + 2 * radius, -1
+    )
     weights = kernel.repeat_interleave(channels, dim=0)
     flat = functional.conv2d(flat, weights[:, None, :, None], groups=batch * channels)
     flat = functional.conv2d(flat, weights[:, None, None, :], groups=batch * channels)

@@ -1,10 +1,11 @@
 """What follows from the data: the recipe ``auto``, and every figure that a recipe leaves to ``auto``.
 
-Each decision comes with its reason in words, which ``coke pretrain`` prints and ``--dry-run`` shows.
+Each decision comes with its reason in words, which ``--dry-run`` shows and the run folder keeps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from coke.clustering.dual_step import auto_dual_lr
 from coke.clustering.sizes import check_n_clusters, min_size
 from coke.data import ImageSet
 from coke.errors import ConfigError
-from coke.training.config import Config, build, override
+from coke.training.config import AUTO, Config
+from coke.training.recipes import Recipe
+from coke.training.settings import build, check, convert, override, plain
 
 IMAGES_PER_CLUSTER = 285  # learned on CIFAR-10 (method section 7): 50,000 images in 150 to 200 clusters
 SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
@@ -21,14 +24,14 @@ SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration without any ``auto`` left, and why each figure is what it is."""
+    """A configuration, and why each figure that the data decided is what it is."""
 
     config: Config
     reasons: list[str]
 
 
 def resolve(settings: Mapping[str, Any], overrides: Mapping[str, Any], images: ImageSet) -> Resolved:
-    """Fill in what the data decides, then check that it can hold.
+    """Settle what the data decides, then check that it can hold.
 
     Args:
         settings: of the recipe, with ``recipe`` and ``data`` named.
@@ -42,94 +45,137 @@ def resolve(settings: Mapping[str, Any], overrides: Mapping[str, Any], images: I
     if settings.get("recipe") == "auto":
         derived, reasons = _derive(images)
         settings = {**derived, **settings}
-    config = build(override(settings, overrides))
-    return _fill(config, images, reasons)
+    chosen = override(settings, overrides)
+    check_settings(chosen)
+    for key in AUTO:
+        chosen.setdefault(key, "auto")
+    for settle in (_batch_size, _n_clusters, _learning_rate, _dual_lr, _epochs, _statistics):
+        settle(chosen, images, reasons)
+    return Resolved(build(Config, chosen), reasons)
+
+
+def template(recipe: Recipe) -> dict[str, Any]:
+    """A recipe with every key of `Config`, in its order: "auto" stands where the images decide."""
+    given = override(recipe.settings, {"recipe": recipe.name})
+    whole: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        if field.name in given:
+            whole[field.name] = given[field.name]
+        elif field.default is not dataclasses.MISSING:
+            whole[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            whole[field.name] = field.default_factory()
+        else:
+            whole[field.name] = "textures" if (field.name, recipe.name) == ("data", "textures") else "auto"
+    return dict(plain({key: _completed(key, value) for key, value in whole.items()}))
+
+
+def _completed(key: str, value: Any) -> Any:
+    """Nested records with their defaults."""
+    return convert(Config, key, value) if key in ("views", "objective") and value != "auto" else value
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for keys and types that no images could make right: done before any is read."""
+    scalars = {"dual_lr"} if isinstance(settings.get("dual_lr"), (int, float)) else set()
+    check(Config, {key: value for key, value in settings.items() if key not in scalars}, later=AUTO)
 
 
 def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
     """The recipe ``auto``: view size, backbone and augmentation from the images' number and size."""
     n_images = len(images)
     side = int(images.sizes.min(dim=1).values.median())
-    size = side if side <= SMALL_IMAGE else min(224, side // 32 * 32)
-    size = max(size, 8)
+    size = max(8, side) if side <= SMALL_IMAGE else min(224, side // 32 * 32)
     if size <= SMALL_IMAGE:
         backbone, why = "coke_resnet18_small", f"images of at most {SMALL_IMAGE} px need a 3 x 3 stem"
     elif n_images < 200_000:
         backbone, why = "resnet18", f"{n_images:,} images are too few for a larger network"
     else:
         backbone, why = "resnet50", f"{n_images:,} images"
-    view: dict[str, Any] = {"size": size, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
+    view = {"size": size, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
     reasons = [
-        f"view size {size} px: half of the images have a shorter side of at least {side} px",
+        f"view size {size} px: the median of the images' shorter sides is {side} px",
         f"backbone {backbone}: {why}",
         "one view, crop 0.3 to 1, mild jitter, no blur: strong augmentation drowns the first labels in noise",
     ]
     return {"views": [view], "backbone": backbone}, reasons
 
 
-def _fill(config: Config, images: ImageSet, reasons: list[str]) -> Resolved:
+def _batch_size(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
     n_images = len(images)
-    if config.batch_size == "auto":
+    if chosen["batch_size"] == "auto":
         batch_size = 1024 if n_images >= 1_000_000 else 256 if n_images >= 200_000 else 128
         while batch_size > 16 and n_images < 20 * batch_size:
             batch_size //= 2
-        config = config.replaced(batch_size=min(batch_size, n_images))
-        reasons.append(f"batch {config.batch_size}: {-(-n_images // batch_size)} steps an epoch")
-    assert isinstance(config.batch_size, int)
-    if config.batch_size > n_images or config.batch_size < 2:
+        chosen["batch_size"] = min(batch_size, n_images)
+        reasons.append(f"batch {chosen['batch_size']}: {-(-n_images // batch_size)} steps an epoch")
+    batch_size = convert(Config, "batch_size", chosen["batch_size"])
+    if not 2 <= batch_size <= n_images:
         raise ConfigError(
-            f"batch_size={config.batch_size} does not fit {n_images:,} images: choose 2 ... {n_images}"
+            f"batch_size={batch_size} does not fit {n_images:,} images: choose 2 ... {n_images}"
         )
-    if config.n_clusters == "auto":
-        target = min(3000, max(2, round(n_images / IMAGES_PER_CLUSTER)))
-        heads = tuple(sorted({target, round(target * 4 / 3), round(target * 5 / 3)}))
-        config = config.replaced(n_clusters=tuple(k for k in heads if 2 * k <= n_images) or (1,))
+
+
+def _n_clusters(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
+    n_images = len(images)
+    if chosen["n_clusters"] == "auto":
+        smallest = min(3000, max(2, round(n_images / IMAGES_PER_CLUSTER)))
+        heads = sorted({smallest, round(smallest * 4 / 3), round(smallest * 5 / 3)})
+        chosen["n_clusters"] = [k for k in heads if 2 * k <= n_images] or [1]
         reasons.append(
-            f"K = {_list(config.n_clusters)}: about {IMAGES_PER_CLUSTER} images a cluster of {n_images:,}"
-            " (at most 3,000; heads in the published proportions 3 : 4 : 5)"
+            f"K = {_listed(chosen['n_clusters'])}: about {IMAGES_PER_CLUSTER} images a cluster of {n_images:,} "
+            "(at most 3,000; heads in the published proportions 3 : 4 : 5)"
         )
-    assert not isinstance(config.n_clusters, str)
-    for n_clusters in config.n_clusters:
-        check_n_clusters(n_images, n_clusters, config.min_size_ratio)
-    config = _fill_steps(config, n_images, reasons)
-    if config.epochs == "auto":
-        epochs = 200 if n_images < 1_000_000 else 400
-        config = config.replaced(epochs=epochs, averaging_share=config.averaging_share or 0.2)
-        reasons.append(f"{epochs} epochs, the last fifth averaging centers and labels: more still helps")
-    if config.mean == "measured" or config.std == "measured":
-        mean = images.mean if config.mean == "measured" else config.mean
-        std = images.std if config.std == "measured" else config.std
-        config = config.replaced(mean=tuple(round(v, 4) for v in mean), std=tuple(max(round(v, 4), 1e-3) for v in std))
-        reasons.append(f"mean {config.mean}, standard deviation {config.std}: measured over all images")
-    return Resolved(config, reasons)
+    ratio = convert(Config, "min_size_ratio", chosen.get("min_size_ratio", Config.min_size_ratio))
+    for n_clusters in convert(Config, "n_clusters", chosen["n_clusters"]):
+        check_n_clusters(n_images, n_clusters, ratio)
 
 
-def _fill_steps(config: Config, n_images: int, reasons: list[str]) -> Config:
-    """Learning rate and dual steps, which follow from batch size and K."""
-    assert isinstance(config.batch_size, int)
-    assert not isinstance(config.n_clusters, str)
-    ratio, batch_size = config.min_size_ratio, config.batch_size
-    if config.learning_rate == "auto":
-        rates = {"sgd": 0.06 * batch_size / 128, "lars": 1.6 * batch_size / 1024, "adamw": 1e-3 * batch_size / 256}
-        config = config.replaced(learning_rate=rates[config.optimizer])
-        reasons.append(f"learning rate {config.learning_rate:g}: in proportion to the batch")
-    if config.dual_lr == "auto":
-        steps = tuple(
-            float(f"{auto_dual_lr(n_images, batch_size, k, ratio, climb=config.dual_climb, largest_hit=config.dual_largest_hit):.4g}")
-            for k in config.n_clusters
-        )
-        config = config.replaced(dual_lr=steps)
-        climbs = [step / batch_size * min_size(n_images, k, ratio) for step, k in zip(steps, config.n_clusters, strict=True)]
+def _learning_rate(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
+    if chosen["learning_rate"] == "auto":
+        optimizer = convert(Config, "optimizer", chosen.get("optimizer", Config.optimizer))
+        rate, per = {"sgd": (0.06, 128), "lars": (1.6, 1024), "adamw": (0.001, 256)}[optimizer]
+        chosen["learning_rate"] = rate * chosen["batch_size"] / per
+        reasons.append(f"learning rate {chosen['learning_rate']:g}: {rate:g} per {per} images of a batch")
+
+
+def _dual_lr(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
+    heads = convert(Config, "n_clusters", chosen["n_clusters"])
+    if chosen["dual_lr"] != "auto":
+        if isinstance(chosen["dual_lr"], (int, float)):
+            chosen["dual_lr"] = [chosen["dual_lr"]] * len(heads)
+        return
+    n_images, batch_size = len(images), convert(Config, "batch_size", chosen["batch_size"])
+    ratio = convert(Config, "min_size_ratio", chosen.get("min_size_ratio", Config.min_size_ratio))
+    climb = convert(Config, "dual_climb", chosen.get("dual_climb", Config.dual_climb))
+    hit = convert(Config, "dual_largest_hit", chosen.get("dual_largest_hit", Config.dual_largest_hit))
+    steps = [
+        float(f"{auto_dual_lr(n_images, batch_size, k, ratio, climb=climb, largest_hit=hit):.4g}")
+        for k in heads
+    ]
+    chosen["dual_lr"] = steps
+    climbs = [step / batch_size * min_size(n_images, k, ratio) for step, k in zip(steps, heads, strict=True)]
+    reasons.append(
+        f"dual step {_listed(steps)}: an empty cluster's dual rises by {_listed(round(c, 2) for c in climbs)} an "
+        f"epoch (aim {climb:g}), one image lowers it by at most {max(steps) / batch_size:.4f}"
+    )
+
+
+def _epochs(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
+    if chosen["epochs"] == "auto":
+        chosen["epochs"] = 200 if len(images) < 1_000_000 else 400
+        chosen.setdefault("averaging_share", 0.2)
         reasons.append(
-            f"dual step {_list(steps)}: an empty cluster's dual rises by {_list([round(c, 2) for c in climbs])} an"
-            f" epoch (aim {config.dual_climb:g}), one image lowers it by {max(steps) / batch_size:.4f} at most"
+            f"{chosen['epochs']} epochs, the last {chosen['averaging_share']:.0%} averaging centers and labels"
         )
-    elif isinstance(config.dual_lr, float):
-        config = config.replaced(dual_lr=(config.dual_lr,) * len(config.n_clusters))
-    if isinstance(config.dual_lr, tuple) and len(config.dual_lr) != len(config.n_clusters):
-        raise ConfigError(f"dual_lr has {len(config.dual_lr)} values for {len(config.n_clusters)} heads")
-    return config
 
 
-def _list(values: Any) -> str:
+def _statistics(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
+    for key, measured in (("mean", images.mean), ("std", images.std)):
+        if chosen[key] == "auto":
+            chosen[key] = [max(round(value, 4), 1e-3 if key == "std" else 0.0) for value in measured]
+            reasons.append(f"{key} {chosen[key]}: measured over all {len(images):,} images")
+
+
+def _listed(values: Any) -> str:
     return ", ".join(f"{value:g}" for value in values)

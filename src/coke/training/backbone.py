@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ def make_backbone(config: Config) -> nn.Module:
     if not timm.is_model(config.backbone):
         hint = did_you_mean(config.backbone, timm.list_models())
         raise ConfigError(f"unknown backbone {config.backbone!r}{hint}: timm.list_models() lists them all")
-    kwargs = {"img_size": config.image_size} if _wants_size(config.backbone) else {}
+    kwargs: dict[str, Any] = {"img_size": config.image_size} if _wants_size(config.backbone) else {}
     return timm.create_model(config.backbone, pretrained=False, num_classes=0, **kwargs)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from coke.errors import ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
-from coke.training.config import FREE, Config, differences
+from coke.training.config import FREE, Config
+from coke.training.settings import differences
 
 
 def save(run: Run, state: dict[str, Any], *, epoch: int, step: int, keep: int) -> Path:
@@ -31,7 +32,9 @@ def load(run: Run) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ResumeError(f"{path} cannot be read ({error}): delete it to resume from the one before") from error
+        raise ResumeError(
+            f"{path} cannot be read ({error}): delete it to resume from the one before"
+        ) from error
     if state["format_version"] > FORMAT_VERSION:
         raise ResumeError(f"{path} has format {state['format_version']}, this coke reads {FORMAT_VERSION}")
     return dict(state)

@@ -27,15 +27,16 @@ def describe(
         + ("held in memory" if train.pixels is not None else "decoded anew each epoch")
     )
     yield f"splits: {plan.splits.note}"
-    yield f"recipe {config.recipe}, backbone {config.backbone}, {len(config.large_views)} clustered view(s) of " + (
-        f"{config.image_size} px, {len(config.small_views)} small"
+    yield (
+        f"recipe {config.recipe}, backbone {config.backbone}, {len(config.large_views)} clustered view(s) of "
+        + (f"{config.image_size} px, {len(config.small_views)} small")
     )
     yield from (f"because: {reason}" for reason in plan.reasons)
     yield from _bounds(plan)
     yield from _memory(plan)
     session = Session(plan, None)
     seconds = session.measure()
-    epochs = session.trainer.schedule.n_epochs
+    epochs = session.trainer.learner.schedule.n_epochs
     if config.max_minutes is not None:
         epochs = session.epochs_in_time()
     total = seconds * (epochs - config.clustering_epochs * 2 / 3)
@@ -48,13 +49,14 @@ def describe(
 
 def _bounds(plan: Plan) -> Iterator[str]:
     config, n_images = plan.config, len(plan.splits.train)
-    assert not isinstance(config.n_clusters, str)
-    assert isinstance(config.dual_lr, tuple)
-    assert isinstance(config.batch_size, int)
     for n_clusters, dual_lr in zip(config.n_clusters, config.dual_lr, strict=True):
         bound = min_size(n_images, n_clusters, config.min_size_ratio)
         climb = dual_lr / config.batch_size * bound
-        reach = "reaches an empty cluster within an epoch" if climb >= 2 else f"takes {2 / max(climb, 1e-9):.1f} epochs"
+        reach = (
+            "reaches an empty cluster within an epoch"
+            if climb >= 2
+            else f"takes {2 / max(climb, 1e-9):.1f} epochs"
+        )
         yield (
             f"K = {n_clusters}: {n_images / n_clusters:.0f} images a cluster, at least {bound:.0f} wanted: feasible; "
             f"dual step {dual_lr:g} {reach} (a cosine spans 2)"
@@ -63,17 +65,15 @@ def _bounds(plan: Plan) -> Iterator[str]:
 
 def _memory(plan: Plan) -> Iterator[str]:
     config, train = plan.config, plan.splits.train
-    assert not isinstance(config.n_clusters, str)
-    assert isinstance(config.batch_size, int)
     clusters = sum(config.n_clusters)
     labels = len(train) * len(config.n_clusters) * (1 if max(config.n_clusters) <= 128 else 2)
     if config.averaging_share > 0:
         labels += len(train) * len(config.n_clusters) * config.label_slots * 4
-    views = len(config.large_views) + len(config.small_views)
+    logits = 4 * clusters * config.batch_size * (len(config.large_views) + len(config.small_views))
     pixels = 0 if train.pixels is None else train.pixels.numel()
     yield (
         f"memory beside network and optimizer: images {_mebibytes(pixels)}, labels {_mebibytes(labels)}, "
-        f"centers {_mebibytes(8 * clusters * config.dim)}, logits {_mebibytes(4 * clusters * config.batch_size * views)}"
+        f"centers {_mebibytes(8 * clusters * config.dim)}, logits {_mebibytes(logits)}"
         " a step; no features are kept"
     )
 

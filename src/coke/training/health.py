@@ -10,7 +10,7 @@ Shapes: B batch, D dimension, H heads, K clusters of a head.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,21 +43,26 @@ class EpochFigures:
     def __init__(self, n_clusters: tuple[int, ...], dim: int, device: torch.device) -> None:
         self.n_clusters = n_clusters
         heads = len(n_clusters)
+        shapes: dict[str, tuple[int, ...]] = {
+            "loss": (),
+            "agreement": (),
+            "steps": (),
+            "images": (),
+            "known": (),
+        }
+        shapes |= {"kept": (heads,), "mean": (dim,)}
         self.sums: dict[str, Tensor] = {
-            name: torch.zeros(shape, dtype=torch.float64, device=device)
-            for name, shape in {
-                "loss": (), "agreement": (), "steps": (), "images": (), "known": (), "kept": (heads,), "mean": (dim,),
-            }.items()
-        }  # fmt: skip
+            name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()
+        }
         self.sums["covariance"] = torch.zeros(dim, dim, device=device)
         self.sums["sizes"] = torch.zeros(heads, max(n_clusters), device=device)
         self.sums["previous"] = torch.zeros(heads, max(n_clusters), device=device)
 
-    def add_loss(self, loss: Tensor, agreement: Tensor) -> None:
-        """One step's loss and agreement of prediction and label."""
-        self.sums["loss"] += loss.detach()
-        self.sums["agreement"] += agreement
-        self.sums["steps"] += 1
+    def add_loss(self, loss: Tensor, agreement: Tensor, share: float = 1.0) -> None:
+        """Loss and agreement of prediction and label of one step, or of a share of its rows."""
+        self.sums["loss"] += share * loss.detach()
+        self.sums["agreement"] += share * agreement
+        self.sums["steps"] += share
 
     def add_labels(self, features: Tensor, old: Tensor, new: Tensor) -> None:
         """One step's features [B, D], and its labels [B, H] of last epoch (-1: none) and of this one."""
@@ -229,7 +234,11 @@ def _nuisance(knn: list[dict[str, Any]]) -> Verdict | None:
 
 def _unbalanced(last: dict[str, Any]) -> Verdict | None:
     for head in last["heads"]:
-        if head["bound"] >= 1 and head["smallest"] < 0.1 * head["bound"] and head["used"] < 0.9 * head["n_clusters"]:
+        if (
+            head["bound"] >= 1
+            and head["smallest"] < 0.1 * head["bound"]
+            and head["used"] < 0.9 * head["n_clusters"]
+        ):
             return Verdict(
                 "unbalanced",
                 False,
@@ -238,8 +247,3 @@ def _unbalanced(last: dict[str, Any]) -> Verdict | None:
                 "raise dual_lr or dual_climb",
             )
     return None
-
-
-def record(figures: dict[str, Any], verdict: Verdict, **more: Any) -> dict[str, Any]:
-    """One epoch's line of metrics.jsonl."""
-    return {"kind": "epoch", **more, **figures, "verdict": asdict(verdict)}

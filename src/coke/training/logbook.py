@@ -81,12 +81,18 @@ class Logbook:
             TextColumn("{task.fields[loss]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task("", total=n_steps, completed=first_step, epoch=f"{epoch}/{n_epochs - 1}", loss="")
+            task = bar.add_task(
+                "", total=n_steps, completed=first_step, epoch=f"{epoch}/{n_epochs - 1}", loss=""
+            )
             yield lambda loss: bar.update(task, advance=1, loss="" if loss is None else f"loss {loss:.3f}")
 
     def epoch_line(self, record: dict[str, Any], n_epochs: int) -> None:
         """An epoch in one line."""
-        loss = "clustering" if record["loss"] is None else f"loss {record['loss']:.3f} (ln K {record['ln_clusters']:.2f})"
+        loss = (
+            "clustering"
+            if record["loss"] is None
+            else f"loss {record['loss']:.3f} (ln K {record['ln_clusters']:.2f})"
+        )
         heads = record["heads"]
         sizes = ", ".join(f"{h['smallest']}-{h['largest']}/{h['bound']:.0f}" for h in heads)
         churn = "" if record["churn"] is None else f"  labels changed {100 * record['churn']:.0f} %"

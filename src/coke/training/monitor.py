@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import typing
 from dataclasses import asdict
 from typing import Any
 
@@ -56,7 +55,9 @@ class Monitor:
         """Record an epoch. Raises `DivergedError` once the loss is not finite."""
         finite = figures["loss"] is None or math.isfinite(figures["loss"])
         after_clustering = epoch - self.config.clustering_epochs + 1
-        wanted = after_clustering == 0 or epoch + 1 == n_epochs or after_clustering % self.config.knn_every == 0
+        wanted = (
+            after_clustering == 0 or epoch + 1 == n_epochs or after_clustering % self.config.knn_every == 0
+        )
         if finite and wanted and after_clustering >= 0:
             self._measure_knn(backbone, epoch, steps_done)
         self.epochs.append({**figures, "epoch": epoch})
@@ -79,10 +80,8 @@ class Monitor:
         assert self.bank.labels is not None
         assert self.query.labels is not None
         size = self.config.image_size
-        mean = typing.cast(tuple[float, ...], self.config.mean)
-        std = typing.cast(tuple[float, ...], self.config.std)
-        bank = extract(backbone, self.bank, size=size, mean=mean, std=std)
-        query = extract(backbone, self.query, size=size, mean=mean, std=std)
+        bank = extract(backbone, self.bank, size=size, mean=self.config.mean, std=self.config.std)
+        query = extract(backbone, self.query, size=size, mean=self.config.mean, std=self.config.std)
         accuracy = knn_accuracy(bank, self.bank.labels, query, self.query.labels, k=min(20, len(bank)))
         record = {"kind": "knn", "epoch": epoch, "accuracy": accuracy, "bank": len(bank), "query": len(query)}
         self.knn.append(record)

@@ -32,7 +32,9 @@ class Network(nn.Module):
         hidden: width of the hidden layers; default F.
     """
 
-    def __init__(self, backbone: nn.Module, n_features: int, dim: int = 128, hidden: int | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, n_features: int, dim: int = 128, hidden: int | None = None
+    ) -> None:
         super().__init__()
         hidden = hidden or n_features
         self.backbone = backbone

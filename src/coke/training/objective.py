@@ -86,7 +86,8 @@ class Objective:
             if self.prediction_share < 1:
                 projection = projected[index] if is_large else classify(output.projection)
                 branches.append((1 - self.prediction_share, projection))
-            losses.append(sum(share * self._ask(branch, others, target) for share, branch in branches))
+            asked = [share * self._ask(branch, others, target) for share, branch in branches]
+            losses.append(torch.stack(asked).sum())
             if is_large:
                 agreements.append(_agreement(branches[0][1], target))
         loss = torch.stack(losses[: len(large)]).mean()

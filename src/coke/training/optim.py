@@ -20,7 +20,7 @@ def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    rate = float(config.learning_rate)
+    rate = config.learning_rate
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate)
     if config.optimizer == "sgd":
@@ -82,7 +82,9 @@ class Schedule:
 
     def averages(self, epoch: int, averaging_share: float) -> bool:
         """Whether an epoch belongs to the last share of the run that averages (stage 2)."""
-        return averaging_share > 0 and epoch >= max(self.clustering_epochs + 1, round(self.n_epochs * (1 - averaging_share)))
+        return averaging_share > 0 and epoch >= max(
+            self.clustering_epochs + 1, round(self.n_epochs * (1 - averaging_share))
+        )
 
     def state_dict(self) -> dict[str, float]:
         """For the checkpoint."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import typing
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,7 +44,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file of weights")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
         raise ConfigError(f"{path} cannot be read as weights: {error}") from error
     for wrapper in ("state_dict", "model"):
@@ -69,8 +72,9 @@ def start_from(backbone: nn.Module, path: Path) -> str:
         if name in weights and weights[name].shape != own[name].shape
     ]
     if missing or misshapen:
+        fit = len(own) - len(missing) - len(misshapen)
         raise ConfigError(
-            f"{path} does not fit the backbone: {len(own) - len(missing) - len(misshapen)} of {len(own)} tensors match; "
+            f"{path} does not fit the backbone: {fit} of {len(own)} tensors match; "
             f"missing {missing[:3]}, of another shape {misshapen[:3]}"
         )
     backbone.load_state_dict({name: weights[name] for name in own})
@@ -97,15 +101,17 @@ def write_assignments(
     ``score`` is the cosine to the center, ``margin`` how far cosine plus dual lies above the second best.
     """
     projection = _Projection(network)
-    mean = typing.cast(tuple[float, ...], config.mean)
-    std = typing.cast(tuple[float, ...], config.std)
-    features = extract(projection, images, size=config.image_size, mean=mean, std=std)
+    features = extract(projection, images, size=config.image_size, mean=config.mean, std=config.std)
     columns: dict[str, object] = {"key": pa.array(images.keys, pa.string())}
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
     for head, clustering in enumerate(clusterings):
         cluster, score, margin = place(features, clustering.frozen_centers.cpu(), clustering.duals.cpu())
-        columns |= {f"cluster_{head}": cluster.numpy(), f"score_{head}": score.numpy(), f"margin_{head}": margin.numpy()}
+        columns |= {
+            f"cluster_{head}": cluster.numpy(),
+            f"score_{head}": score.numpy(),
+            f"margin_{head}": margin.numpy(),
+        }
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
 
@@ -121,7 +127,9 @@ class _Projection(nn.Module):
 
 
 @torch.no_grad()
-def place(features: Tensor, centers: Tensor, duals: Tensor, rows: int = 4096) -> tuple[Tensor, Tensor, Tensor]:
+def place(
+    features: Tensor, centers: Tensor, duals: Tensor, rows: int = 4096
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cluster, cosine and margin of features [N, D] under centers [K, D] and duals [K], N at a time in blocks."""
     clusters, scores, margins = [], [], []
     for block in features.split(rows):

@@ -151,5 +151,7 @@ RECIPES = {recipe.name: recipe for recipe in _ALL}
 def find_recipe(name: str) -> Recipe:
     """A recipe by name. Raises `ConfigError` with the nearest name."""
     if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are: {', '.join(RECIPES)}")
+        raise ConfigError(
+            f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are: {', '.join(RECIPES)}"
+        )
     return RECIPES[name]

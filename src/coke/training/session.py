@@ -23,11 +23,12 @@ from coke.data import Splits, open_data
 from coke.errors import ConfigError, ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
 from coke.training import checkpoint, outputs
-from coke.training.auto import resolve
+from coke.training.auto import check_settings, resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.config import Config
 from coke.training.logbook import Logbook
 from coke.training.recipes import find_recipe
+from coke.training.settings import override
 from coke.training.trainer import Trainer, seconds_per_epoch
 
 EMBEDDED = "textures"
@@ -62,6 +63,7 @@ def make_plan(
     if backbone is not None:
         overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
     seed, share = overrides.get("seed", 0), overrides.get("max_unreadable_share", 0.01)
+    check_settings(override(settings, overrides))
     splits = open_data(data, seed=seed, max_unreadable_share=share, progress=progress)
     resolved = resolve(settings, overrides, splits.train)
     return Plan(splits, resolved.config, resolved.reasons)
@@ -96,7 +98,11 @@ class Session:
         torch.manual_seed(self.config.seed)
         self.backbone = make_backbone(self.config) if backbone is None else backbone
         n_features = check_backbone(self.backbone, self.config)
-        notes = [outputs.start_from(self.backbone, Path(self.config.init))] if self.config.init and not state else []
+        notes = (
+            [outputs.start_from(self.backbone, Path(self.config.init))]
+            if self.config.init and not state
+            else []
+        )
         changed: list[str] = []
         if state is not None:
             train = plan.splits.train
@@ -145,10 +151,12 @@ class Session:
         trainer = self.trainer
         if self.config.max_minutes is not None and trainer.epoch == 0 and trainer.step == 0:
             epochs = self.epochs_in_time()
-            if epochs < trainer.schedule.n_epochs:
-                text = f"max_minutes={self.config.max_minutes:g} allows {epochs} of {trainer.schedule.n_epochs} epochs"
-                self.logbook.event(text, step=0)
-                trainer.schedule.n_epochs = epochs
+            if epochs < trainer.learner.schedule.n_epochs:
+                asked = f"{self.config.epochs} epochs"
+                self.logbook.event(
+                    f"max_minutes={self.config.max_minutes:g} allows {epochs} of {asked}", step=0
+                )
+                trainer.learner.schedule.n_epochs = epochs
         try:
             trainer.fit(self.run)
         finally:
@@ -162,9 +170,9 @@ class Session:
         epochs = int(60 * self.config.max_minutes / seconds - clustering / 3) + clustering
         if epochs <= clustering:
             raise ConfigError(
-                f"max_minutes={self.config.max_minutes:g} is too short: one epoch takes {seconds / 60:.2f} minutes here"
+                f"max_minutes={self.config.max_minutes:g} is too short: one epoch takes {seconds / 60:.2f} minutes"
             )
-        epochs = min(epochs, self.trainer.schedule.n_epochs)
+        epochs = min(epochs, self.trainer.learner.schedule.n_epochs)
         return int(distributed.smallest(epochs, self.fabric.device))
 
     def measure(self) -> float:
@@ -182,8 +190,7 @@ class Session:
         """Backbone, clusters and assignments, from the first process."""
         if self.run is None or distributed.rank() != 0:
             return
-        network = self.trainer.network.module
-        clusterings = list(self.trainer.clusterings)
+        network, clusterings = self.trainer.learner.network.module, self.trainer.learner.clusterings
         outputs.write_backbone(self.run.backbone, network.backbone, self.config)
         outputs.write_clusters(self.run, clusterings)
         outputs.write_assignments(self.run, network, clusterings, self.plan.splits.train, self.config)
@@ -208,11 +215,13 @@ def make_fabric(config: Config) -> Fabric:
             devices=devices,
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if under_torchrun else 1,
             strategy="ddp" if under_torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=config.precision,
         )
         fabric.launch()
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}") from error
+        raise ConfigError(
+            f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}"
+        ) from error
     return fabric
 
 
@@ -254,7 +263,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
 
 
 def _workers(config: Config, splits: Splits, device: torch.device) -> int:
-    if config.workers != "auto":
+    if config.workers is not None:
         return config.workers
     if splits.train.pixels is not None:
         return 0
@@ -264,7 +273,9 @@ def _workers(config: Config, splits: Splits, device: torch.device) -> int:
 
 def _refuse_to_overwrite(run: Run) -> None:
     if run.latest_checkpoint() is not None or run.metrics_file.exists():
-        raise ResumeError(f"{run.path} holds a run already: continue it with --resume, or choose another --out")
+        raise ResumeError(
+            f"{run.path} holds a run already: continue it with --resume, or choose another --out"
+        )
 
 
 def _before(record: dict[str, Any], epoch: int, step: int) -> bool:

@@ -1,0 +1,197 @@
+"""From plain settings (YAML, ``key=value`` words) to checked records, and back.
+
+Knows nothing of what the keys mean: types come from the record's annotations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from coke.errors import ConfigError, did_you_mean
+
+Record = TypeVar("Record")
+
+
+def parse_overrides(assignments: list[str]) -> dict[str, Any]:
+    """``key=value`` words of the command line, values in YAML, as a mapping of dotted keys.
+
+    >>> parse_overrides(["epochs=20", "n_clusters=[10, 20]", "objective.temperature=0.2", "init=null"])
+    {'epochs': 20, 'n_clusters': [10, 20], 'objective.temperature': 0.2, 'init': None}
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"expected key=value, got {assignment!r}")
+        try:
+            overrides[key.strip()] = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key}: {text!r} is not a value in YAML ({error})") from error
+    return overrides
+
+
+def override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dotted keys changed: ``objective.temperature``, ``views.0.crop``; ``views.crop`` means all."""
+    result: dict[str, Any] = plain(dict(settings))
+    for dotted, value in overrides.items():
+        _assign(result, dotted.split("."), plain(value), dotted)
+    return result
+
+
+def build(record: type[Record], settings: Mapping[str, Any]) -> Record:
+    """A dataclass from plain settings. Raises `ConfigError` for unknown keys and values of the wrong type."""
+    return typing.cast(Record, _convert(record, dict(settings), ""))
+
+
+def check(record: type, settings: Mapping[str, Any], later: tuple[str, ...] = ()) -> None:
+    """Raise `ConfigError` for unknown keys and wrong types; keys of ``later`` may still be "auto"."""
+    names = [field.name for field in fields(record)]
+    for key, value in settings.items():
+        if key not in names:
+            raise ConfigError(f"unknown key {key}{did_you_mean(key, names)}; known: {', '.join(names)}")
+        if not (key in later and value == "auto"):
+            convert(record, key, value)
+
+
+def convert(record: type, key: str, value: Any) -> Any:
+    """A value as the type of one of the record's fields. Raises `ConfigError`."""
+    return _convert(typing.get_type_hints(record)[key], value, key)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses and tuples as mappings and lists, for YAML."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values.
+
+    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+    {'b.c': (2, 3)}
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found.update(differences(before, after, f"{prefix}{key}."))
+        elif before != after:
+            found[f"{prefix}{key}"] = (before, after)
+    return found
+
+
+def _assign(node: Any, path: list[str], value: Any, dotted: str) -> None:
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        if head.isdigit():
+            if int(head) >= len(node):
+                raise ConfigError(f"{dotted}: there are {len(node)} entries, counted from 0")
+            targets: list[Any] = [int(head)]
+        else:  # every entry
+            for entry in node:
+                _assign(entry, path, value, dotted)
+            return
+    else:
+        targets = [head]
+    for target in targets:
+        if not rest:
+            node[target] = value
+            continue
+        if not isinstance(node, list) and not isinstance(node.setdefault(target, {}), (dict, list)):
+            raise ConfigError(f"{dotted}: {target!r} holds a value, not further keys")
+        _assign(node[target], rest, value, dotted)
+
+
+def _convert(wanted: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotated type ``wanted``, or a `ConfigError` that says what was expected."""
+    if dataclasses.is_dataclass(wanted):
+        return _convert_record(typing.cast(type, wanted), value, where)
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        for option in sorted(arguments, key=lambda option: option is not type(value)):
+            try:
+                return _convert(option, value, where)
+            except ConfigError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and arguments[-1] is Ellipsis:
+            value = [value]  # n_clusters=30 is one head
+        if isinstance(value, (list, tuple)) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
+            types_ = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+            return tuple(
+                _convert(t, v, f"{where}.{i}") for i, (t, v) in enumerate(zip(types_, value, strict=True))
+            )
+    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif wanted is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif (
+        isinstance(wanted, type) and isinstance(value, wanted) and (wanted is bool) == isinstance(value, bool)
+    ):
+        return value
+    raise ConfigError(f"{where} must be {_describe(wanted)}, got {value!r}")
+
+
+def _convert_record(wanted: type, value: Any, where: str) -> Any:
+    if isinstance(value, wanted):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must be a mapping of keys, got {value!r}")
+    hints = typing.get_type_hints(wanted)
+    names = [f.name for f in fields(wanted)]
+    for key in value:
+        if key not in names:
+            prefix = f"{where}." if where else ""
+            raise ConfigError(
+                f"unknown key {prefix}{key!s}{did_you_mean(str(key), names)}; known: {', '.join(names)}"
+            )
+    prefix = f"{where}." if where else ""
+    return wanted(**{key: _convert(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
+
+
+def _describe(wanted: Any) -> str:
+    arguments = typing.get_args(wanted)
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is Literal:
+        return " or ".join(repr(option) for option in arguments)
+    if origin is tuple:
+        inner = _describe(arguments[0])
+        return (
+            f"a list of {inner}" if arguments[-1] is Ellipsis else f"[{', '.join(map(_describe, arguments))}]"
+        )
+    return {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }.get(wanted, getattr(wanted, "__name__", str(wanted)))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; a person means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(c.isdigit() for c in value) else value
+        except ValueError:
+            return value
+    return [_number(item) for item in value] if isinstance(value, list) else value
