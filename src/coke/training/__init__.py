@@ -1,0 +1,1 @@
+"""Learning from unlabelled images: configuration and recipes, views, network, objective, and the loop."""
