@@ -25,11 +25,12 @@ from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone
 from coke.training.config import Config
+from coke.training.monitor import DivergedError
 from coke.training.settings import build
 
 
 def pretrain(
-    data: str | os.PathLike[str] = "textures",
+    data: str | os.PathLike[str] | None = None,
     recipe: str | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -43,11 +44,12 @@ def pretrain(
 
     Args:
         data: a folder of images, a list of paths (text, CSV), parquet, ``NAME:ROOT`` of a torchvision data
-            set, or "textures", which is generated.
+            set, or "textures", which is generated and the default.
         recipe: a name of `coke recipes`; default "textures" for that data, else "auto".
         out: the run folder; default ``runs/NAME``.
         backbone: any module [B, 3, H, W] -> [B, F] instead of the recipe's timm model; trained in place.
-        resume: continue the run in ``out`` exactly where its newest checkpoint stands.
+        resume: continue the run in ``out`` exactly where its newest checkpoint stands; its configuration holds
+            for whatever is not given anew.
         console: where progress goes; None is silent, the files are written anyway.
         overrides: dotted keys of the configuration, such as ``{"objective.temperature": 0.2}``.
         keys: the same for keys without a dot, such as ``epochs=20``.
@@ -65,14 +67,21 @@ def pretrain(
         >>> sorted(run.evaluation["representations"])
         ['raw pixels', 'trained', 'untrained']
     """
-    from coke.training.session import Session, make_plan
+    from coke.training.plan import make_plan
+    from coke.training.session import Session
 
-    plan = make_plan(data, recipe, {**(overrides or {}), **keys}, backbone=backbone)
+    changes = {**(overrides or {}), **keys}
+    if resume and out is None:
+        raise ResumeError("resume needs the run folder: give out (--out)")
+    plan = make_plan(data, recipe, changes, run=Run(out) if resume and out else None, backbone=backbone)
     run = Run(out if out is not None else os.path.join("runs", plan.name))
     session = Session(plan, run, backbone=backbone, resume=resume, console=console)
     try:
         session.train()
         session.write_outputs()
+    except DivergedError:
+        write_report(run, plan.splits.train)
+        raise
     finally:
         session.close()
     if distributed.rank() == 0:

@@ -117,12 +117,12 @@ def _pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _split_words(words: list[str]) -> tuple[str, list[str]]:
+def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """DATA and the key=value words; a path that exists is never taken for a key."""
     data = [word for word in words if not _KEY.match(word) or os.path.exists(word)]
     if len(data) > 1:
         raise ConfigError(f"one DATA at a time, got {', '.join(data)}; settings are written key=value")
-    return (data[0] if data else "textures"), [word for word in words if word not in data]
+    return (data[0] if data else None), [word for word in words if word not in data]
 
 
 def _evaluate(options: argparse.Namespace) -> int:

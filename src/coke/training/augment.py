@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ class Draw:
         return self._mapped(lambda values: values.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
-        return replace(self, **{name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)})
+        changed: dict[str, Any] = {n: change(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
 
 def draw(view: View, n_images: int, generator: torch.Generator) -> Draw:

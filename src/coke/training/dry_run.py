@@ -10,11 +10,15 @@ import torch
 
 from coke.clustering.sizes import min_size
 from coke.run import Run
-from coke.training.session import Plan, Session, make_plan
+from coke.training.plan import Plan, make_plan
+from coke.training.session import Session
 
 
 def describe(
-    data: str, recipe: str | None, overrides: Mapping[str, Any], out: str | os.PathLike[str] | None = None
+    data: str | None,
+    recipe: str | None,
+    overrides: Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
 ) -> Iterator[str]:
     """Lines of text: images, splits, decisions, memory, measured time, feasibility."""
     plan = make_plan(data, recipe, overrides)

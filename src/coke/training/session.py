@@ -3,70 +3,28 @@
 from __future__ import annotations
 
 import copy
+import csv
 import os
-import platform
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from safetensors.torch import save
 from torch import nn
 
-from coke import __version__, distributed
-from coke.data import Splits, open_data
+from coke import distributed
+from coke.data import Splits
 from coke.errors import ConfigError, ResumeError
-from coke.run import FORMAT_VERSION, Run, atomic
+from coke.run import Run, atomic
 from coke.training import checkpoint, outputs
-from coke.training.auto import check_settings, resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.config import Config
+from coke.training.environment import environment
 from coke.training.logbook import Logbook
-from coke.training.recipes import find_recipe
-from coke.training.settings import override
+from coke.training.plan import Plan
 from coke.training.trainer import Trainer, seconds_per_epoch
-
-EMBEDDED = "textures"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be done: the images, the configuration without ``auto``, and why it is as it is."""
-
-    splits: Splits
-    config: Config
-    reasons: list[str]
-
-    @property
-    def name(self) -> str:
-        """Of the run folder, where none is given."""
-        return self.config.recipe if self.config.recipe != "auto" else Path(self.config.data).stem or "auto"
-
-
-def make_plan(
-    data: str | os.PathLike[str],
-    recipe: str | None,
-    overrides: Mapping[str, Any],
-    *,
-    backbone: nn.Module | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Plan:
-    """Read the images and settle every figure. Raises a `CokeError` for whatever cannot work."""
-    data = os.fspath(data)
-    name = recipe or (EMBEDDED if data == EMBEDDED else "auto")
-    settings = {**find_recipe(name).settings, "recipe": name, "data": data}
-    if backbone is not None:
-        overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
-    seed, share = overrides.get("seed", 0), overrides.get("max_unreadable_share", 0.01)
-    check_settings(override(settings, overrides))
-    splits = open_data(data, seed=seed, max_unreadable_share=share, progress=progress)
-    resolved = resolve(settings, overrides, splits.train)
-    return Plan(splits, resolved.config, resolved.reasons)
 
 
 class Session:
@@ -117,22 +75,39 @@ class Session:
         for note in notes:
             self.logbook.event(note, step=0)
 
+    def _opening_words(self) -> list[str]:
+        splits, config = self.plan.splits, self.config
+        views = f"{len(config.large_views)} clustered view(s) of {config.image_size} px"
+        if config.small_views:
+            views += f" and {len(config.small_views)} small"
+        unreadable = (
+            f", {len(splits.train.unreadable)} unreadable left out" if splits.train.unreadable else ""
+        )
+        return [
+            f"{splits.train.name}: {len(splits.train):,} images{unreadable}; {splits.note}",
+            f"recipe {config.recipe}: {config.backbone}, {views}, {config.epochs} epochs on {self.fabric.device}",
+            *self.plan.reasons,
+        ]
+
+    def _start_weights(self) -> list[str]:
+        return [outputs.start_from(self.backbone, Path(self.config.init))] if self.config.init else []
+
     def _open_folder(self, run: Run, resumed: bool) -> None:
         run.write_config(self.config.as_dict())
         run.write_json(run.environment_file, environment(self.plan, self.config, self.fabric, resumed))
-        unreadable = self.plan.splits.train.unreadable
-        if unreadable:
-            import csv
-
-            with atomic(run.unreadable_file) as stream:
-                csv.writer(stream).writerows([("key", "reason"), *((u.key, u.reason) for u in unreadable)])
+        self._list_unreadable(run)
         if not resumed:
-            from safetensors.torch import save
-
             weights = {name: value.cpu().contiguous() for name, value in (self._initial or {}).items()}
             with atomic(run.initial, "wb") as stream:
                 stream.write(save(weights))
         self._initial = None
+
+    def _list_unreadable(self, run: Run) -> None:
+        splits = [images for images in (self.plan.splits.train, self.plan.splits.query) if images is not None]
+        reasons = {image.key: image.reason for images in splits for image in images.unreadable}
+        if reasons:
+            with atomic(run.unreadable_file) as stream:
+                csv.writer(stream).writerows([("key", "reason"), *reasons.items()])
 
     def _resume(self, run: Run, state: dict[str, Any], changed: list[str]) -> None:
         self.trainer.load_state_dict(state)
@@ -225,43 +200,6 @@ def make_fabric(config: Config) -> Fabric:
     return fabric
 
 
-def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> dict[str, Any]:
-    """What the run was made with."""
-    packages = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow")
-    versions = {"coke": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    cuda = fabric.device.type == "cuda"
-    loads = (
-        f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
-        'checkpoint_path="backbone.safetensors")'
-    )
-    return {
-        "format_version": FORMAT_VERSION,
-        "command": " ".join(sys.argv),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "resumed": resumed,
-        "versions": versions,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "device": torch.cuda.get_device_name(fabric.device) if cuda else "cpu",
-        "processes": fabric.world_size,
-        "threads": torch.get_num_threads(),
-        "backbone": {"architecture": config.backbone, "loads_with": loads},
-        "data": {
-            "name": plan.splits.train.name,
-            "source": config.data,
-            "n_images": len(plan.splits.train),
-            "fingerprint": plan.splits.train.fingerprint,
-            "splits": plan.splits.note,
-            "unreadable": len(plan.splits.train.unreadable),
-        },
-        "decisions": plan.reasons,
-    }
-
-
 def _workers(config: Config, splits: Splits, device: torch.device) -> int:
     if config.workers is not None:
         return config.workers
@@ -272,10 +210,11 @@ def _workers(config: Config, splits: Splits, device: torch.device) -> int:
 
 
 def _refuse_to_overwrite(run: Run) -> None:
-    if run.latest_checkpoint() is not None or run.metrics_file.exists():
+    if run.latest_checkpoint() is not None or run.backbone.exists():
         raise ResumeError(
             f"{run.path} holds a run already: continue it with --resume, or choose another --out"
         )
+    run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
 
 
 def _before(record: dict[str, Any], epoch: int, step: int) -> bool:

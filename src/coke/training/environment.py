@@ -1,0 +1,57 @@
+"""What a run is made with: versions, machine, command and data, for environment.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coke import __version__
+from coke.run import FORMAT_VERSION
+from coke.training.config import Config
+from coke.training.plan import Plan
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> dict[str, Any]:
+    """What the run was made with."""
+    packages = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow")
+    versions = {"coke": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    cuda = fabric.device.type == "cuda"
+    loads = (
+        f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
+        'checkpoint_path="backbone.safetensors")'
+    )
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "resumed": resumed,
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(fabric.device) if cuda else "cpu",
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+        "backbone": {"architecture": config.backbone, "loads_with": loads},
+        "data": {
+            "name": plan.splits.train.name,
+            "source": config.data,
+            "n_images": len(plan.splits.train),
+            "fingerprint": plan.splits.train.fingerprint,
+            "splits": plan.splits.note,
+            "unreadable": len(plan.splits.train.unreadable),
+        },
+        "decisions": plan.reasons,
+    }

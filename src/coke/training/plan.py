@@ -1,0 +1,68 @@
+"""What a run will do, settled before any work: its images, its configuration, and why it is as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from coke.data import Splits, open_data
+from coke.run import Run
+from coke.training.auto import check_settings, resolve
+from coke.training.config import Config
+from coke.training.recipes import find_recipe
+from coke.training.settings import override
+
+EMBEDDED = "textures"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done: the images, the configuration without ``auto``, and why it is as it is."""
+
+    splits: Splits
+    config: Config
+    reasons: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of the run folder, where none is given."""
+        return self.config.recipe if self.config.recipe != "auto" else Path(self.config.data).stem or "auto"
+
+
+def make_plan(
+    data: str | os.PathLike[str] | None,
+    recipe: str | None,
+    overrides: Mapping[str, Any],
+    *,
+    run: Run | None = None,
+    backbone: nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Read the images and settle every figure. Raises a `CokeError` for whatever cannot work.
+
+    With a ``run``, which is to be resumed, its configuration stands for whatever is not given.
+    """
+    settings: dict[str, Any] = {} if run is None else run.config
+    if settings and recipe in (None, settings["recipe"]):
+        settings["data"] = settings["data"] if data is None else os.fspath(data)
+    else:
+        data = EMBEDDED if data is None else os.fspath(data)
+        recipe = recipe or (EMBEDDED if data == EMBEDDED else "auto")
+        settings = {**find_recipe(recipe).settings, "recipe": recipe, "data": data}
+    if backbone is not None:
+        overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
+    chosen = override(settings, overrides)
+    check_settings(chosen)
+    splits = open_data(
+        chosen["data"],
+        seed=chosen.get("seed", Config.seed),
+        max_unreadable_share=chosen.get("max_unreadable_share", Config.max_unreadable_share),
+        progress=progress,
+    )
+    resolved = resolve(settings, overrides, splits.train)
+    return Plan(splits, resolved.config, resolved.reasons)
