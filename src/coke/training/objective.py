@@ -129,7 +129,7 @@ class _Classifier:
     """All heads' log-probabilities from one product: [B, D] -> H times [B, K]."""
 
     def __init__(self, centers: Sequence[Tensor], temperature: float) -> None:
-        self.weights = torch.cat(tuple(centers)).t() / temperature
+        self.weights = torch.cat(tuple(centers)).detach().t() / temperature
         self.sizes = [len(head) for head in centers]
 
     def __call__(self, vectors: Tensor) -> list[Tensor]:
