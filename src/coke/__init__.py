@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from coke import _timm
+
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
     from coke.clustering.dual_step import auto_dual_lr
@@ -48,3 +50,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+_timm.register()

@@ -1,8 +1,7 @@
-"""Backbones for small images, registered with timm under names of their own: import this module, then use timm.
+"""Backbones for small images, registered with timm under names of their own by ``import coke``.
 
-    import coke.backbones, timm
-    weights = "runs/textures/backbone.safetensors"
-    model = timm.create_model("coke_conv5_w16", num_classes=0, checkpoint_path=weights)
+    import coke, timm
+    model = timm.create_model("coke_conv5_w16", num_classes=0, checkpoint_path="runs/textures/backbone.safetensors")
 
 timm's ResNets begin with a 7 x 7 convolution of stride 2 and a max-pool, which leave 8 x 8 positions of a
 32 px image. The ``_small`` variants begin with one 3 x 3 convolution of stride 1 and no pooling, as is usual
@@ -16,8 +15,6 @@ from typing import Any
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
-
-SMALL_IMAGE = 64  # px: up to here the small stem is the better start
 
 
 def _small_resnet(block: Any, layers: tuple[int, ...], arguments: dict[str, Any]) -> Any:

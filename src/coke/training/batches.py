@@ -123,6 +123,8 @@ class Batches:
             worker_init_fn=_ignore_interrupts,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if self.workers else None,
+            # its own seed: drawn from the global state, once per start, it would shift a resumed run's dropout
+            generator=generator(self.seed, "loader", epoch),
         )
         for (step, part), crops in zip(jobs, loader, strict=True):
             plan = self.plan(epoch, step, part, order[step])  # again: cheaper than sending it

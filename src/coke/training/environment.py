@@ -31,7 +31,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
             versions[package] = "not installed as a package"
     cuda = fabric.device.type == "cuda"
     loads = (
-        f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
+        f'import coke, timm; timm.create_model("{config.backbone}", num_classes=0, '
         'checkpoint_path="backbone.safetensors")'
     )
     return {
