@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from coke.clustering.online import OnlineConstrainedKMeans
     from coke.errors import CokeError
     from coke.run import Run
+    from coke.training.objective import Objective
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CokeError": "coke.errors",
     "LabelMemory": "coke.clustering.labels",
+    "Objective": "coke.training.objective",
     "OnlineConstrainedKMeans": "coke.clustering.online",
     "Run": "coke.run",
     "auto_dual_lr": "coke.clustering.dual_step",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "CokeError",
     "LabelMemory",
+    "Objective",
     "OnlineConstrainedKMeans",
     "Run",
     "auto_dual_lr",

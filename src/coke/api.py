@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coke import distributed
 from coke.data import Splits, open_data
-from coke.errors import DataError, ResumeError
+from coke.errors import CokeError, DataError, ResumeError
 from coke.evaluation import (
     adapt_batch_norm,
     augmented_linear_probe,
@@ -100,7 +100,12 @@ def finish(
 ) -> None:
     """Evaluate a trained run where there are labels, and write its report."""
     if splits.bank is not None:
-        evaluate_on(run, splits, config, backbone=backbone, console=console)
+        try:
+            evaluate_on(run, splits, config, backbone=backbone, console=console)
+        except CokeError as error:  # the run is done: labels that no probe can use must not cost it
+            run.write_json(run.evaluation_file, {"note": f"not evaluated: {error}"})
+            if console is not None:
+                console.print(f"not evaluated: {error}", highlight=False, markup=False, soft_wrap=True)
     write_report(run, splits.train)
 
 

@@ -38,7 +38,7 @@ def evaluate_representations(
 ) -> Evaluation:
     """Score each representation, a pair of features (bank [Nb, F], query [Nq, F]), by the same procedure.
 
-    Per representation: ``knn`` (`knn_accuracy`), ``linear`` (`linear_probe`) with ``weight_decay``, the L2
+    Per representation: ``knn`` (`knn_accuracy` with ``k`` = 20, or all of a smaller bank), ``linear`` (`linear_probe`) with ``weight_decay``, the L2
     strength it chose, and ``accuracy``, ``nmi``, ``ari`` (`cluster_scores`) of k-means on the query images
     where there are at least 1,000 of them, else on the bank: ``clustered`` says which ("query" or "bank") and
     ``clustered_images`` how many; ``bank_images``, ``query_images`` and ``n_classes`` count what was
@@ -54,7 +54,8 @@ def evaluate_representations(
     evaluation: Evaluation = {}
     for name, problem in problems.items():
         bank, query = problem.bank, problem.query
-        scores: dict[str, Any] = {"knn": knn_accuracy(bank, bank_labels, query, query_labels)}
+        k = min(20, len(bank))
+        scores: dict[str, Any] = {"knn": knn_accuracy(bank, bank_labels, query, query_labels, k=k), "k": k}
         if linear:
             probe = linear_probe(bank, bank_labels, query, query_labels, seed=seed)
             scores |= {"linear": probe.accuracy, "weight_decay": probe.weight_decay}

@@ -62,10 +62,10 @@ class Logbook:
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, step)
 
-    def event(self, text: str, *, step: int, **where: Any) -> None:
-        """Something that happened, for people and the record."""
+    def event(self, text: str, *, epoch: int = 0, step: int = 0) -> None:
+        """Something that happened before a step of an epoch, for people and the record."""
         self.say(text)
-        self.write({"kind": "event", **where, "text": text}, step=step)
+        self.write({"kind": "event", "epoch": epoch, "step": step, "text": text}, step=0)
 
     @contextmanager
     def epoch_bar(self, epoch: int, n_epochs: int, n_steps: int, first_step: int) -> Iterator[Any]:

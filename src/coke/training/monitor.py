@@ -11,7 +11,7 @@ from torch import nn
 
 from coke import distributed
 from coke.data import ImageSet, Splits
-from coke.errors import CokeError
+from coke.errors import CokeError, DataError
 from coke.evaluation import extract, knn_accuracy
 from coke.run import Run
 from coke.training import health
@@ -59,7 +59,11 @@ class Monitor:
             after_clustering == 0 or epoch + 1 == n_epochs or after_clustering % self.config.knn_every == 0
         )
         if finite and wanted and after_clustering >= 0:
-            self._measure_knn(backbone, epoch, steps_done)
+            try:
+                self._measure_knn(backbone, epoch, steps_done)
+            except DataError as error:  # labels that k-NN cannot use must not cost the run
+                self.logbook.event(f"no k-NN: {error}", step=steps_done, epoch=epoch)
+                self.bank = None
         self.epochs.append({**figures, "epoch": epoch})
         verdict = health.judge(self.epochs, self.knn, warmup_over)
         record = {"kind": "epoch", "epoch": epoch, **figures, **times, "verdict": asdict(verdict)}

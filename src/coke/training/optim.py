@@ -41,8 +41,8 @@ def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
 class Schedule:
     """Where a run stands between its first and its last training step, and the learning rate there.
 
-    The number of epochs may change under way (``max_minutes``, ``--resume epochs=...``): what is left of the
-    cosine is then spread over the steps that are left, so a schedule always completes.
+    The number of epochs may be cut under way (``max_minutes``): what is left of the cosine is then spread over
+    the steps that are left, so a schedule always completes.
 
     Args:
         peak: learning rate after the ramp.
@@ -79,6 +79,12 @@ class Schedule:
         self.trained_steps += 1
         if self.trained_steps > self.warmup_steps and steps_left > 0:
             self.progress += (1 - self.progress) / steps_left
+
+    def start_over(self, n_epochs: int) -> None:
+        """Another number of epochs, as if it had been so from the start: a cosine that has ended rises again."""
+        self.n_epochs = n_epochs
+        steps = (n_epochs - self.clustering_epochs) * self.steps_per_epoch - self.warmup_steps
+        self.progress = min(1.0, max(0, self.trained_steps - self.warmup_steps) / max(1, steps))
 
     def averages(self, epoch: int, averaging_share: float) -> bool:
         """Whether an epoch belongs to the last share of the run that averages (stage 2)."""

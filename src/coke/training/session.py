@@ -73,7 +73,7 @@ class Session:
         if state is not None and run is not None:
             self._resume(run, state, changed)
         for note in notes:
-            self.logbook.event(note, step=0)
+            self.logbook.event(note)
 
     def _opening_words(self) -> list[str]:
         splits, config = self.plan.splits, self.config
@@ -118,7 +118,7 @@ class Session:
         self.logbook.reopen()
         self.trainer.monitor.resume(run)
         what = f" ({'; '.join(changed)})" if changed else ""
-        self.logbook.event(f"resumed at epoch {epoch}, step {step}{what}", step=0, epoch=epoch)
+        self.logbook.event(f"resumed at epoch {epoch}, step {step}{what}", epoch=epoch, step=step)
 
     def train(self) -> None:
         """Train until the schedule completes, cut to `max_minutes` where that is set."""
@@ -128,9 +128,7 @@ class Session:
             epochs = self.epochs_in_time()
             if epochs < trainer.learner.schedule.n_epochs:
                 asked = f"{self.config.epochs} epochs"
-                self.logbook.event(
-                    f"max_minutes={self.config.max_minutes:g} allows {epochs} of {asked}", step=0
-                )
+                self.logbook.event(f"max_minutes={self.config.max_minutes:g} allows {epochs} of {asked}")
                 trainer.learner.schedule.n_epochs = epochs
         try:
             trainer.fit(self.run)
@@ -219,7 +217,6 @@ def _refuse_to_overwrite(run: Run) -> None:
 
 def _before(record: dict[str, Any], epoch: int, step: int) -> bool:
     """Whether a record was written before the checkpoint at (epoch, step)."""
-    where = record.get("epoch", 0)
-    if record["kind"] == "step":
-        return bool((where, record["step"]) < (epoch, step))
-    return bool(where < epoch)
+    if record["kind"] in ("step", "event"):
+        return bool((record["epoch"], record["step"]) < (epoch, step))
+    return bool(record["epoch"] < epoch)

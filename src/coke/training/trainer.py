@@ -95,7 +95,7 @@ class Trainer:
     def _run_epoch(self, run: Run, interrupt: Interrupt) -> None:
         if self.learner.begin_epoch(self.epoch):
             text = f"epoch {self.epoch}: from here on centers and labels are averaged (stage 2)"
-            self.logbook.event(text, step=self._steps_done(), epoch=self.epoch)
+            self.logbook.event(text, epoch=self.epoch)
         train = self.epoch >= self.config.clustering_epochs
         began, waited, first_step = time.monotonic(), 0.0, self.step
         steps = self.batches.epoch(self.epoch, self.step)
@@ -169,7 +169,7 @@ class Trainer:
                 f"{schedule.n_epochs} epochs would take longer than max_minutes={self.config.max_minutes:g}: "
                 f"{planned} now"
             )
-            self.logbook.event(text, step=self._steps_done(), epoch=self.epoch)
+            self.logbook.event(text, epoch=self.epoch - 1, step=self.batches.n_steps)
             schedule.n_epochs = planned
 
     def _steps_done(self) -> int:
@@ -196,8 +196,10 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint (see `checkpoint.load` and `checkpoint.check_same`)."""
         self.learner.load_state_dict(state)
-        if self.config.epochs == state["config"]["epochs"]:  # else as asked now
+        if self.config.epochs == state["config"]["epochs"]:
             self.learner.schedule.n_epochs = int(state["schedule"]["n_epochs"])
+        else:
+            self.learner.schedule.start_over(self.config.epochs)
         self.epoch, self.step, self.elapsed = state["epoch"], state["step"], state["elapsed"]
 
 
