@@ -40,7 +40,7 @@ def hard(labels):
 
 
 def probabilities(vector, centers, temperature):
-    scores = [math.exp(float(vector @ center) / temperature) for center in centers]
+    scores = [math.exp(float(vector.detach() @ center) / temperature) for center in centers]
     return [score / sum(scores) for score in scores]
 
 
