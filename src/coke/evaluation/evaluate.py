@@ -38,7 +38,8 @@ def evaluate_representations(
 ) -> Evaluation:
     """Score each representation, a pair of features (bank [Nb, F], query [Nq, F]), by the same procedure.
 
-    Per representation: ``knn`` (`knn_accuracy` with ``k`` = 20, or all of a smaller bank), ``linear`` (`linear_probe`) with ``weight_decay``, the L2
+    Per representation: ``knn`` (`knn_accuracy` with ``k`` = 20, or all of a smaller bank), ``linear``
+    (`linear_probe`) with ``weight_decay``, the L2
     strength it chose, and ``accuracy``, ``nmi``, ``ari`` (`cluster_scores`) of k-means on the query images
     where there are at least 1,000 of them, else on the bank: ``clustered`` says which ("query" or "bank") and
     ``clustered_images`` how many; ``bank_images``, ``query_images`` and ``n_classes`` count what was
