@@ -56,7 +56,11 @@ def imports(tree: ast.AST, module: str, is_package: bool) -> set[str]:
             stem = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             found |= {f"{stem}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
-            found |= {word.value for word in node.args if isinstance(word, ast.Constant)}
+            found |= {
+                word.value
+                for word in node.args
+                if isinstance(word, ast.Constant) and isinstance(word.value, str)
+            }
     return found
 
 
