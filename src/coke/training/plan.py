@@ -56,7 +56,7 @@ def make_plan(
         settings = {**find_recipe(recipe).settings, "recipe": recipe, "data": data}
     if backbone is not None:
         overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
-    chosen = override(settings, overrides)
+    chosen = override({"views": [{}], **settings}, overrides)  # "auto" derives its views from the images
     check_settings(chosen)
     splits = open_data(
         chosen["data"],
