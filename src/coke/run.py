@@ -114,7 +114,7 @@ class Run:
         """The records of metrics.jsonl, all or of one kind, oldest first."""
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        *lines, _torn = self.metrics_file.read_text(encoding="utf-8").split("\n")  # a crash may cut the last
         records = [json.loads(line) for line in lines if line]
         return [record for record in records if kind in (None, record["kind"])]
 

@@ -35,6 +35,8 @@ def load(run: Run) -> dict[str, Any]:
         raise ResumeError(
             f"{path} cannot be read ({error}): delete it to resume from the one before"
         ) from error
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise ResumeError(f"{path} is no checkpoint of coke: delete it to resume from the one before")
     if state["format_version"] > FORMAT_VERSION:
         raise ResumeError(f"{path} has format {state['format_version']}, this coke reads {FORMAT_VERSION}")
     return dict(state)
