@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import SETTINGS, assert_same_run, tiny, write_textures
 from torch import nn
 
 import coke
@@ -18,6 +17,7 @@ from coke.errors import ResumeError
 from coke.run import Run
 from coke.training import checkpoint
 from coke.training.trainer import Stopped
+from tiny_runs import SETTINGS, assert_same_run, tiny, write_textures
 
 N_STEPS = 5  # 200 images in batches of 40
 EVERY_STEP: dict[str, Any] = {"checkpoint_minutes": 0, "checkpoint_epochs": 1, "keep_checkpoints": 1000}
@@ -91,8 +91,8 @@ def test_whatever_the_recipe(images: Path, tmp_path: Path, settings: dict[str, A
 def test_signal_at_a_step(images: Path, tmp_path: Path, call: int) -> None:
     """Within the clustering epoch, at its end, within training, at a boundary, in stage 2; with random dropout."""
     whole = train(images, tmp_path / "whole", backbone=tiny(1, dropout=0.3), averaging_share=0.3)
+    interrupted = tiny(1, dropout=0.3, interrupt_at=call)
     with pytest.raises(Stopped) as stopped:
-        interrupted = tiny(1, dropout=0.3, interrupt_at=call)
         train(images, tmp_path / "run", backbone=interrupted, averaging_share=0.3)
     assert stopped.value.signal_number == signal.SIGTERM
     assert checkpoint.load(Run(tmp_path / "run"))["step"] == call % N_STEPS
@@ -109,8 +109,8 @@ def test_interrupted_again_and_again(tmp_path: Path) -> None:
     whole = train(images, tmp_path / "whole", backbone=tiny(1), **settings)
     calls = [3, 1, 4, 1, 5]  # each counted from the resumption
     for index, call in enumerate(calls):
+        backbone = tiny(index + 1, interrupt_at=call)
         with pytest.raises(Stopped):
-            backbone = tiny(index + 1, interrupt_at=call)
             train(images, tmp_path / "run", backbone=backbone, resume=index > 0, **settings)
     resumed = train(images, tmp_path / "run", backbone=tiny(9), resume=True, **settings)
     assert_same_run(resumed, whole)

@@ -1,0 +1,90 @@
+"""Signals are remembered once, then act as they did before; and a stopped process leaves a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from coke.run import Run
+from coke.training import checkpoint
+from coke.training.interrupt import Interrupt
+from tiny_runs import write_textures
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_is_remembered_second_acts(number: signal.Signals) -> None:
+    came: list[int] = []
+    before = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        with Interrupt() as interrupt:
+            assert interrupt.signal is None
+            signal.raise_signal(number)
+            assert (interrupt.signal, came) == (number, [])
+            signal.raise_signal(number)
+            assert came == [number]
+        signal.raise_signal(number)
+        assert came == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(RuntimeError), Interrupt():
+        raise RuntimeError
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_outside_the_main_thread_nothing_is_done() -> None:
+    found: list[int | None] = []
+
+    def enter() -> None:
+        with Interrupt() as interrupt:
+            found.append(interrupt.signal)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    """``coke pretrain`` with a worker, stopped within an epoch: exit code, one line, a checkpoint, no orphans."""
+    images = write_textures(tmp_path / "images", 600, mixed=True)
+    run = Run(tmp_path / "run")
+    words = (
+        "backbone=coke_conv5_w16 n_clusters=5 views.size=16 batch_size=20 epochs=500 log_every=1 workers=1"
+    )
+    command = [sys.executable, "-m", "coke", "pretrain", str(images), "--out", str(run.path), *words.split()]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not run.metrics("step") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("coke: ")]
+    epoch, step = re.fullmatch(
+        r"coke: stopped at epoch (\d+), step (\d+); --resume continues exactly there", line
+    ).groups()
+    assert "Traceback" not in output + errors
+    state = checkpoint.load(run)
+    assert (state["epoch"], state["step"]) == (int(epoch), int(step))
+    assert not list(run.path.rglob("*.tmp"))
