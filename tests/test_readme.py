@@ -1,0 +1,140 @@
+"""README says what is true: its example runs, its commands parse, its tables list what there is."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import coke
+import coke.run
+from coke import cli
+from coke.training import health
+from coke.training.auto import check_settings, template
+from coke.training.recipes import RECIPES, find_recipe
+from coke.training.settings import override, parse_overrides
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+PROSE = {
+    "README.md": README,
+    "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+} | PAGES
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def first_column(title: str) -> list[str]:
+    """The code words in the first column of a section's table."""
+    rows = [line for line in section(title).splitlines() if line.startswith("| `")]
+    return [word for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+@pytest.mark.slow
+def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All Python blocks, one after the other, as somebody would paste them."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
+    assert "raw pixels: k-NN" in printed.getvalue()
+    assert "untrained: k-NN" in printed.getvalue()
+    assert "torch.Size([2, 128])" in printed.getvalue()
+    sizes = re.search(r"^\[([\d, ]+)\]$", printed.getvalue(), re.M)
+    assert sizes
+    assert sum(map(int, sizes[1].split(","))) == 2000
+    assert (tmp_path / "runs" / "example" / "report.html").is_file()
+
+
+def test_python_example_is_short() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len([line for line in block.splitlines() if line and not line.startswith("#")]) <= 20
+
+
+def commands() -> list[list[str]]:
+    """The words after ``coke`` of every command line in README's indented blocks."""
+    lines = re.findall(r"^    (.*\bcoke (?:pretrain|evaluate|recipes).*)$", README, re.M)
+    words = [shlex.split(re.split(r"\bcoke ", line)[-1]) for line in lines if " DATA " not in line]
+    assert len(words) >= 5
+    return words
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_parse(words: list[str]) -> None:
+    options, rest = cli.parser().parse_known_args(words)
+    assert not [word for word in rest if word.startswith("-")]
+    settings = [word for word in [*getattr(options, "words", []), *rest] if "=" in word]
+    recipe = find_recipe(getattr(options, "recipe", None) or "textures")
+    check_settings(override(template(recipe), parse_overrides(settings)))
+
+
+def test_start_commands() -> None:
+    assert "    pip install uv && uv run coke pretrain\n    uv run pytest\n" in README
+    assert "uv run pytest" not in (ROOT / ".ci" / "run").read_text()  # through "${uv[@]}", wherever uv is
+    assert '"${uv[@]}" run pytest\n' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    usage = next(line for line in README.splitlines() if " DATA [--recipe" in line)
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
+        cli.main(["pretrain", "--help"])
+    assert set(re.findall(r"--[\w-]+", usage)) == set(re.findall(r"--[\w-]+", said.getvalue())) - {"--help"}
+
+
+def test_recipes_are_listed() -> None:
+    assert first_column("Recipes") == list(RECIPES)
+
+
+def test_verdicts_are_listed() -> None:
+    states = re.findall(r'Verdict\(\s*"(\w+)"', Path(health.__file__).read_text())
+    assert sorted(first_column("Is it learning?")) == sorted(set(states))
+
+
+def test_run_folder_is_listed() -> None:
+    names = re.findall(r"^    (\S+?)/?\s{2,}", coke.run.__doc__, re.M)
+    assert len(names) >= 10
+    assert sorted(name.strip("/") for name in first_column("The run folder")) == sorted(names)
+
+
+def test_image_suffixes_are_listed() -> None:
+    from coke.data.folder import SUFFIXES
+
+    assert set(re.findall(r"`(\.\w+)`", PAGES["data.md"].split("## List")[0])) == set(SUFFIXES)
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_links_lead_somewhere(name: str) -> None:
+    base = ROOT / "docs" if name in PAGES else ROOT
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", PROSE[name]) if "://" not in t]
+    assert [target for target in targets if target and not (base / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_prose_is_plain(name: str) -> None:
+    """No badges, no emojis, and lines that fit a terminal (tables and addresses aside)."""
+    text = PROSE[name]
+    assert "![" not in text
+    assert not re.search("[\U0001f300-\U0001faff\u2600-\u27bf]", text)
+    if name != "log.md":
+        code = re.sub(r"```.*?```|<!-- RESULT.*?/RESULT", "", text, flags=re.S)
+        long = [
+            line for line in code.splitlines() if len(line) > 120 and line[:1] != "|" and "://" not in line
+        ]
+        assert long == []
+
+
+def test_citation_names_the_version() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == coke.__version__
+    assert citation["license"] == "Apache-2.0"
+    assert len(citation["references"][0]["authors"]) == 5
+    assert f"## {coke.__version__}" in (ROOT / "CHANGELOG.md").read_text()
