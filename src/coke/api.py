@@ -25,6 +25,7 @@ from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone
 from coke.training.config import Config
+from coke.training.logbook import reading_bar
 from coke.training.monitor import DivergedError
 from coke.training.settings import build
 
@@ -67,14 +68,19 @@ def pretrain(
         >>> sorted(run.evaluation["representations"])
         ['raw pixels', 'trained', 'untrained']
     """
-    from coke.training.plan import make_plan
+    from coke.training.plan import default_folder, make_plan
     from coke.training.session import Session
 
-    changes = {**(overrides or {}), **keys}
-    if resume and out is None:
-        raise ResumeError("resume needs the run folder: give out (--out)")
-    plan = make_plan(data, recipe, changes, run=Run(out) if resume and out else None, backbone=backbone)
-    run = Run(out if out is not None else os.path.join("runs", plan.name))
+    run = Run(out if out is not None else default_folder(data, recipe))
+    with reading_bar(console) as progress:
+        plan = make_plan(
+            data,
+            recipe,
+            {**(overrides or {}), **keys},
+            run=run if resume else None,
+            backbone=backbone,
+            progress=progress,
+        )
     session = Session(plan, run, backbone=backbone, resume=resume, console=console)
     try:
         session.train()
@@ -196,7 +202,7 @@ def evaluate_on(
             scores[name]["linear_augmented"] = augmented_linear_probe(
                 network, bank, query, size=size, mean=mean, std=std, device=device, seed=config.seed
             )
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "representations": scores,
         "heads": _heads(run, splits),
         "split": splits.note,
@@ -205,7 +211,10 @@ def evaluate_on(
     run.write_json(run.evaluation_file, evaluation)
     if console is not None:
         console.print(table(scores), highlight=False, markup=False, soft_wrap=True)
-        console.print(splits.note, highlight=False, markup=False, soft_wrap=True)
+        for head in evaluation["heads"]:
+            shown = ", ".join(f"{key.upper()} {100 * head[key]:.1f}%" for key in ("nmi", "ari"))
+            text = f"head {head['head']} ({head['used']} clusters used) against the labels: {shown}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     return evaluation
 
 

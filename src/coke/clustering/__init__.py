@@ -3,5 +3,6 @@
 from coke.clustering.dual_step import auto_dual_lr
 from coke.clustering.labels import UNASSIGNED, LabelMemory
 from coke.clustering.online import OnlineConstrainedKMeans
+from coke.clustering.starts import spread_centers
 
-__all__ = ["UNASSIGNED", "LabelMemory", "OnlineConstrainedKMeans", "auto_dual_lr"]
+__all__ = ["UNASSIGNED", "LabelMemory", "OnlineConstrainedKMeans", "auto_dual_lr", "spread_centers"]

@@ -74,7 +74,8 @@ class Batches:
     ) -> None:
         self.images, self.views, self.seed = images, views, seed
         self.accumulate, self.workers, self.device = accumulate, workers, device
-        self.n_steps = -(-len(images) // batch_size)
+        rows = 2 * distributed.world_size()  # batch norm needs two images in each process
+        self.n_steps = max(1, min(-(-len(images) // batch_size), len(images) // rows))
         self.mean = torch.tensor(mean, device=device)[:, None, None]
         self.std = torch.tensor(std, device=device)[:, None, None]
         self.sizes = images.sizes.float()

@@ -40,6 +40,7 @@ class Config:
     dual_climb: float = 3.3  # what dual_lr: auto aims at, rise of an empty cluster's dual per epoch
     dual_largest_hit: float = 0.03  # ... and its cap on eta / B
     dual_decay_epochs: float | None = None  # eta / sqrt(1 + epochs / this); None keeps eta
+    start: Literal["random", "kmeans++"] = "random"  # centers: random directions, or features far apart
     count_carry: float = 0.0  # share of a center's weight that survives the epoch's end
     clustering_epochs: int = 1  # passes at the start that only cluster, without training
     averaging_share: float = 0.0  # last share of the epochs that averages centers and labels (stage 2)

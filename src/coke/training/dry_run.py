@@ -10,7 +10,7 @@ import torch
 
 from coke.clustering.sizes import min_size
 from coke.run import Run
-from coke.training.plan import Plan, make_plan
+from coke.training.plan import Plan, default_folder, make_plan
 from coke.training.session import Session
 
 
@@ -23,7 +23,7 @@ def describe(
     """Lines of text: images, splits, decisions, memory, measured time, feasibility."""
     plan = make_plan(data, recipe, overrides)
     config, train = plan.config, plan.splits.train
-    run = Run(out if out is not None else os.path.join("runs", plan.name))
+    run = Run(out if out is not None else default_folder(data, recipe))
     heights, widths = train.sizes.unbind(1)
     yield f"images: {len(train):,} readable, {len(train.unreadable)} unreadable ({train.name})"
     yield (

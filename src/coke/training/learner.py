@@ -7,13 +7,14 @@ Shapes: b this process's rows, B all rows of the batch, D dimension, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.clustering import LabelMemory, OnlineConstrainedKMeans
+from coke.clustering import LabelMemory, OnlineConstrainedKMeans, spread_centers
 from coke.training.batches import Batch
 from coke.training.config import Config
 from coke.training.health import EpochFigures
@@ -136,6 +137,20 @@ class Learner:
             clustering.update(features, head)
         self.memory.write(ids, labels)
         self.figures.add_labels(features, old_labels, labels)
+
+    @torch.no_grad()
+    def spread(self, batches: Iterable[list[Batch]]) -> None:
+        """Start from features far apart: k-means++ among the images of some batches, for every head."""
+        features = []
+        for parts in batches:
+            for part in parts:
+                large, _ = self._forward(part, train=False)
+                mean = torch.stack([output.projection for output in large]).mean(dim=0)
+                features.append(distributed.gather_rows(mean, len(part.all_ids)))
+        for clustering in self.clusterings:
+            centers = spread_centers(torch.cat(features), clustering.n_clusters, self.config.seed)
+            clustering.centers.copy_(centers)
+            clustering.frozen_centers.copy_(centers)
 
     def begin_epoch(self, epoch: int) -> bool:
         """Enter stage 2 where the epoch belongs to it; True where it is the first that does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,6 +107,18 @@ class Logbook:
             self._stream.close()
         if self._board is not None:
             self._board.close()
+
+
+@contextmanager
+def reading_bar(console: Console | None) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over the images that are decoded and checked before a run; gives what `open_data` calls."""
+    if console is None or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -71,7 +71,7 @@ def count_features(backbone: nn.Module, image_size: int) -> int:
     try:
         with torch.no_grad():
             output = backbone(torch.zeros(2, 3, image_size, image_size, device=device))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # timm's transformers assert their image size
         raise ConfigError(f"the backbone does not take images of {image_size} px: {error}") from error
     finally:
         backbone.train(was_training)

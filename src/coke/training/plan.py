@@ -28,10 +28,16 @@ class Plan:
     config: Config
     reasons: list[str]
 
-    @property
-    def name(self) -> str:
-        """Of the run folder, where none is given."""
-        return self.config.recipe if self.config.recipe != "auto" else Path(self.config.data).stem or "auto"
+
+def default_folder(data: str | os.PathLike[str] | None, recipe: str | None) -> Path:
+    """Where a run goes if nothing is said: named after its recipe, or after the images where that is "auto".
+
+    >>> default_folder(None, None).as_posix(), default_folder("photos/birds", None).as_posix()
+    ('runs/textures', 'runs/birds')
+    """
+    if recipe in (None, "auto"):
+        recipe = EMBEDDED if data in (None, EMBEDDED) else Path(os.fspath(data or "")).stem or "auto"
+    return Path("runs") / str(recipe)
 
 
 def make_plan(

@@ -5,6 +5,7 @@ Lightning Fabric (devices, precision, processes) comes in launched: see `session
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ from coke.training.monitor import Monitor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+_FEATURES_A_CENTER = 10  # images per center that k-means++ chooses among, at least
 
 
 class Stopped(Exception):
@@ -88,6 +92,12 @@ class Trainer:
         """Train until the schedule completes. Raises `Stopped` after a signal, with a checkpoint written."""
         self._started, self._saved = time.monotonic() - self.elapsed, time.monotonic()
         self.learner.network.train()
+        if self.config.start == "kmeans++" and (self.epoch, self.step) == (0, 0):
+            wanted = min(
+                self.batches.n_steps,
+                -(-_FEATURES_A_CENTER * max(self.config.n_clusters) // self.config.batch_size),
+            )
+            self.learner.spread(itertools.islice(self.batches.epoch(0), wanted))
         with Interrupt() as interrupt:
             while self.epoch < self.learner.schedule.n_epochs:
                 self._run_epoch(run, interrupt)
