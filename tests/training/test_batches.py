@@ -58,7 +58,7 @@ def assert_same(one, other):
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5), st.integers(0, 3))
+@given(st.integers(1, 60), st.integers(3, 70), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_is_a_partition_into_even_batches(n_images, batch_size, seed, epoch):
     batches = make(in_memory(n_images), batch_size=batch_size, seed=seed)
     order = batches.order(epoch)
@@ -66,6 +66,14 @@ def test_an_epoch_is_a_partition_into_even_batches(n_images, batch_size, seed, e
     sizes = [len(ids) for ids in order]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
+    assert torch.cat(order).sort().values.tolist() == list(range(n_images))
+
+
+@pytest.mark.parametrize("n_images", [2, 3, 5, 9])
+def test_no_batch_is_of_one_image(n_images):
+    """Batch norm needs two: an odd number of images in pairs makes one batch of three."""
+    order = make(in_memory(n_images), batch_size=2).order(0)
+    assert min(len(ids) for ids in order) >= 2
     assert torch.cat(order).sort().values.tolist() == list(range(n_images))
 
 
@@ -183,15 +191,17 @@ def process():
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("accumulate", "sizes"), [(1, [7, 6]), (2, [4, 3, 6])])
-def test_two_processes_together_make_the_batch_of_one(process, accumulate, sizes):
-    """Each makes its own rows with the same random numbers; 6 in parts would leave it fewer than two images."""
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "sizes"), [(9, 1, [7, 6]), (13, 2, [7, 6]), (9, 2, [7, 6])]
+)
+def test_two_processes_together_make_the_batch_of_one(process, batch_size, accumulate, sizes):
+    """Each makes its own rows with the same random numbers; 7 in two parts might leave it fewer than two."""
     images = in_memory(13)
-    whole = [parts[0] for parts in make(images, batch_size=9).epoch(1)]
+    whole = [parts[0] for parts in make(images, batch_size=batch_size).epoch(1)]
     halves = []
     for rank in range(2):
         process(rank, 2)
-        batches = make(images, batch_size=9, accumulate=accumulate)
+        batches = make(images, batch_size=batch_size, accumulate=accumulate)
         halves.append([part for parts in batches.epoch(1) for part in parts])
     assert [len(part.all_ids) for part in halves[0]] == sizes
     ids, views = [], []

@@ -1,0 +1,186 @@
+"""What a run leaves: weights that say what they are, clusters, and each image's place in them."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import normalize
+
+from coke.clustering import OnlineConstrainedKMeans
+from coke.data.scan import scan
+from coke.data.sources import Pixels, Rows
+from coke.errors import ConfigError
+from coke.run import Run
+from coke.training.config import Config
+from coke.training.network import Network
+from coke.training.outputs import (
+    place,
+    read_weights,
+    start_from,
+    write_assignments,
+    write_backbone,
+    write_clusters,
+)
+from coke.training.views import View
+
+
+@pytest.fixture
+def config():
+    return Config(
+        recipe="auto",
+        data="textures",
+        mean=(0.4, 0.5, 0.6),
+        std=(0.1, 0.2, 0.3),
+        views=(View(size=16),),
+        backbone="custom:Sequential",
+        n_clusters=(3, 4),
+        dual_lr=(1.0, 1.0),
+        epochs=3,
+        batch_size=8,
+        learning_rate=0.1,
+    )
+
+
+def small(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_weights_say_what_they_are(tmp_path, config):
+    path = tmp_path / "backbone.safetensors"
+    write_backbone(path, small(), config)
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+    assert metadata["architecture"] == "custom:Sequential"
+    assert json.loads(metadata["input_size"]) == [3, 16, 16]
+    assert json.loads(metadata["mean"]) == [0.4, 0.5, 0.6]
+    assert json.loads(metadata["std"]) == [0.1, 0.2, 0.3]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_starting_from_a_torch_file_says_what_was_loaded(tmp_path, wrapper):
+    given, path = small(), tmp_path / "weights.pt"
+    state = given.state_dict()
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+    backbone = small()
+    assert start_from(backbone, path) == f"started from {path}: 7 of 7 tensors"
+    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in given.state_dict().items())
+
+
+def test_a_classifier_in_the_file_is_named_as_unused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({**small().state_dict(), "fc.weight": torch.zeros(2, 4), "fc.bias": torch.zeros(2)}, path)
+    said = start_from(small(), path)
+    assert "7 of 7 tensors; 2 in the file not used" in said
+    assert "fc.weight" in said
+    assert "fc.bias" in said
+
+
+def test_misfits_are_refused_and_nothing_is_loaded(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = small(5).state_dict()
+    del state["1.weight"]
+    save_file(state, path)
+    backbone = small()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    with pytest.raises(
+        ConfigError, match=r"1 of 7 tensors match; missing \['1.weight'\], of another shape"
+    ) as refusal:
+        start_from(backbone, path)
+    assert "0.weight [5, 3, 3, 3] instead of [4, 3, 3, 3]" in str(refusal.value)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such file of weights"):
+        read_weights(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name in ("text.pt", "text.safetensors"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be read as weights"):
+            read_weights(tmp_path / name)
+    torch.save({"epoch": 3, "weights": [1, 2]}, tmp_path / "other.pt")
+    with pytest.raises(ConfigError, match="holds no state dict"):
+        read_weights(tmp_path / "other.pt")
+
+
+def test_no_code_is_run_from_a_file(tmp_path):
+    torch.save({"model": small()}, tmp_path / "pickled.pt")
+    with pytest.raises(ConfigError, match="cannot be read as weights"):
+        read_weights(tmp_path / "pickled.pt")
+
+
+def test_place_by_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    features = normalize(torch.randn(50, 6, generator=generator))
+    centers = normalize(torch.randn(7, 6, generator=generator))
+    duals = torch.rand(7, generator=generator)
+    for rows in (4096, 50, 8, 1):
+        cluster, score, margin = place(features, centers, duals, rows=rows)
+        for index, x in enumerate(features):
+            values = [float(x @ c) + float(d) for c, d in zip(centers, duals, strict=True)]
+            best, second = sorted(values, reverse=True)[:2]
+            assert int(cluster[index]) == values.index(best)
+            assert float(score[index]) == pytest.approx(float(x @ centers[cluster[index]]), abs=1e-6)
+            assert float(margin[index]) == pytest.approx(best - second, abs=1e-5)
+
+
+def test_place_with_one_cluster():
+    cluster, score, margin = place(torch.eye(2), torch.tensor([[1.0, 0.0]]), torch.tensor([5.0]))
+    assert cluster.tolist() == [0, 0]
+    assert score.tolist() == [1.0, 0.0]
+    assert margin.tolist() == [0.0, 0.0]
+
+
+def clusterings():
+    made = [OnlineConstrainedKMeans(k, 5) for k in (3, 4)]
+    for each in made:
+        each.duals.uniform_(0, 0.1)
+        each.centers.zero_()  # of an epoch that has not ended: not what is written
+    return made
+
+
+def test_clusters_are_the_frozen_centers_and_the_duals(tmp_path):
+    heads, run = clusterings(), Run(tmp_path)
+    write_clusters(run, heads)
+    stored = load_file(run.clusters)
+    assert set(stored) == {"centers_0", "duals_0", "centers_1", "duals_1"}
+    for head, clustering in enumerate(heads):
+        assert torch.equal(stored[f"centers_{head}"], clustering.frozen_centers)
+        assert torch.equal(stored[f"duals_{head}"], clustering.duals)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, labelled):
+    pixels = torch.randint(256, (11, 3, 16, 16), dtype=torch.uint8)
+    labels = torch.arange(11) % 3 if labelled else None
+    rows = Rows(
+        "made", [f"a/{i}.png" for i in range(11)], Pixels(pixels), labels, list("xyz") if labelled else None
+    )
+    heads, run = clusterings(), Run(tmp_path)
+    network = Network(small(), 4, dim=5).train()
+    statistics = network.projector[1].running_mean.clone()
+    write_assignments(run, network, heads, scan(rows), config)
+    assert network.training
+    assert torch.equal(network.projector[1].running_mean, statistics)
+    table = pq.read_table(run.assignments)
+    columns = [f"{name}_{head}" for head in range(2) for name in ("cluster", "score", "margin")]
+    assert table.column_names == ["key", *(["label"] if labelled else []), *columns]
+    assert table["key"].to_pylist() == [f"a/{i}.png" for i in range(11)]
+    if labelled:
+        assert table["label"].to_pylist() == labels.tolist()
+
+    mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
+    with torch.no_grad():
+        features = network.eval()((pixels / 255 - mean) / std).projection
+    for head, clustering in enumerate(heads):
+        scores = features @ clustering.frozen_centers.t()
+        expected = (scores + clustering.duals).argmax(dim=1)
+        assert table[f"cluster_{head}"].to_pylist() == expected.tolist()
+        found = scores.gather(1, expected[:, None])[:, 0]
+        np.testing.assert_allclose(table[f"score_{head}"].to_numpy(), found.numpy(), atol=1e-5)
