@@ -96,24 +96,23 @@ def differences(
 
 def _assign(node: Any, path: list[str], value: Any, dotted: str) -> None:
     head, rest = path[0], path[1:]
+    key: Any = head
     if isinstance(node, list):
-        if head.isdigit():
-            if int(head) >= len(node):
-                raise ConfigError(f"{dotted}: there are {len(node)} entries, counted from 0")
-            targets: list[Any] = [int(head)]
-        else:  # every entry
+        if not head.isdigit():  # every entry
             for entry in node:
                 _assign(entry, path, value, dotted)
             return
+        key = int(head)
+        if key >= len(node):
+            raise ConfigError(f"{dotted}: there are {len(node)} entries, counted from 0")
+    elif not isinstance(node, dict):
+        raise ConfigError(f"{dotted}: {node!r} is a value, it has no {head!r}")
+    if rest:
+        if isinstance(node, dict):
+            node.setdefault(key, {})
+        _assign(node[key], rest, value, dotted)
     else:
-        targets = [head]
-    for target in targets:
-        if not rest:
-            node[target] = value
-            continue
-        if not isinstance(node, list) and not isinstance(node.setdefault(target, {}), (dict, list)):
-            raise ConfigError(f"{dotted}: {target!r} holds a value, not further keys")
-        _assign(node[target], rest, value, dotted)
+        node[key] = plain(value)  # a copy for each entry, or changing one later would change all
 
 
 def _convert(wanted: Any, value: Any, where: str) -> Any:
