@@ -1,0 +1,204 @@
+"""Settings from words and YAML to a checked record, and back."""
+
+import dataclasses
+import math
+
+import pytest
+import yaml
+
+from coke.errors import ConfigError
+from coke.training.config import FREE, Config
+from coke.training.objective import Objective
+from coke.training.settings import build, check, convert, differences, override, parse_overrides
+from coke.training.views import View
+
+SETTINGS = {
+    "recipe": "auto",
+    "data": "textures",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.2, 0.2, 0.2],
+    "views": [{"size": 24}, {"size": 12, "clusters": False, "count": 3}],
+    "backbone": "coke_conv5_w16",
+    "n_clusters": [10, 20],
+    "dual_lr": [1.0, 2.0],
+    "epochs": 10,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+}
+
+
+def with_words(*words):
+    return build(Config, override(SETTINGS, parse_overrides(list(words))))
+
+
+def test_records_are_typed():
+    config = build(Config, SETTINGS)
+    assert config.n_clusters == (10, 20)
+    assert config.views == (View(size=24), View(size=12, clusters=False, count=3))
+    assert config.objective == Objective()
+    assert config.large_views == [View(size=24)]
+    assert config.small_views == [config.views[1]] * 3
+    assert config.image_size == 24
+
+
+def test_yaml_and_back_is_the_same():
+    config = with_words("objective.temperature=0.07", "clip_norm=5", "precision=bf16-mixed", "devices=2")
+    text = yaml.safe_dump(config.as_dict())
+    assert build(Config, yaml.safe_load(text)) == config
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("epochs=20", "epochs", 20),
+        ("learning_rate=1e-3", "learning_rate", 0.001),
+        ("learning_rate=1", "learning_rate", 1.0),
+        ("weight_decay=5E-4", "weight_decay", 5e-4),
+        ("knn_images=1e4", "knn_images", 10_000),
+        ("clip_norm=null", "clip_norm", None),
+        ("tensorboard=false", "tensorboard", False),
+        ("n_clusters=[4, 5]", "n_clusters", (4, 5)),
+        ("n_clusters.1=7", "n_clusters", (10, 7)),
+        ("devices=auto", "devices", "auto"),
+        ("data=a/b=c.csv", "data", "a/b=c.csv"),
+        ("mean=[0, 1e-1, 0.5]", "mean", (0.0, 0.1, 0.5)),
+    ],
+)
+def test_words(word, key, value):
+    found = getattr(with_words(word), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_one_number_is_one_head():
+    assert with_words("n_clusters=30", "dual_lr=2").n_clusters == (30,)
+
+
+def test_dotted_keys_reach_into_lists_and_records():
+    config = with_words(
+        "views.crop=[0.3, 0.9]", "views.1.size=8", "views.0.crop.0=0.5", "objective.label_weight=0.2"
+    )
+    assert [view.crop for view in config.views] == [(0.5, 0.9), (0.3, 0.9)]
+    assert [view.size for view in config.views] == [24, 8]
+    assert config.objective == Objective(label_weight=0.2)
+
+
+def test_overriding_leaves_the_settings_alone():
+    before = yaml.safe_dump(SETTINGS)
+    override(SETTINGS, {"views.crop": [0.5, 0.6], "n_clusters.0": 3, "objective.temperature": 1})
+    assert yaml.safe_dump(SETTINGS) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("epoch=20", r"unknown key epoch \(did you mean 'epochs'\?\); known: recipe, data"),
+        ("objective.temprature=1", r"unknown key objective.temprature \(did you mean 'temperature'"),
+        ("views.corp=[0.1, 1]", r"unknown key views.0.corp \(did you mean 'crop'"),
+        ("views.0.corp=[0.1, 1]", "unknown key views.0.corp"),
+        ("views.2.size=8", "views.2.size: there are 2 entries, counted from 0"),
+        ("epochs.more=1", "epochs.more: 10 is a value, it has no 'more'"),
+        ("n_clusters.more=1", "n_clusters.more: 10 is a value"),
+        ("n_clusters.0.more=1", "n_clusters.0.more: 10 is a value"),
+        ("epochs=many", "epochs must be a whole number, got 'many'"),
+        ("epochs=1.5", "epochs must be a whole number, got 1.5"),
+        ("epochs=true", "epochs must be a whole number, got True"),
+        ("epochs=.inf", "epochs must be a whole number, got inf"),
+        ("tensorboard=1", "tensorboard must be true or false, got 1"),
+        ("learning_rate=fast", "learning_rate must be a number, got 'fast'"),
+        ("clip_norm=big", "clip_norm must be a number or null, got 'big'"),
+        ("optimizer=adam", "optimizer must be 'sgd' or 'lars' or 'adamw', got 'adam'"),
+        ("precision=16", "precision must be '32-true' or"),
+        ("n_clusters=[4, x]", r"n_clusters.1 must be a whole number, got 'x'"),
+        ("mean=[0.1, 0.2]", r"mean must be \[a number, a number, a number\], got \[0.1, 0.2\]"),
+        ("views.crop=0.5", r"views.0.crop must be \[a number, a number\], got 0.5"),
+        ("views=[3]", "views.0 must be a mapping of keys, got 3"),
+        ("objective=0.1", "objective must be a mapping of keys, got 0.1"),
+        ("init=3", "init must be text or null, got 3"),
+    ],
+)
+def test_mistakes_are_named(word, message):
+    with pytest.raises(ConfigError, match=message):
+        with_words(word)
+
+
+@pytest.mark.parametrize("word", ["epochs", "=3", "n_clusters=[4", "x={a"])
+def test_words_that_are_no_assignments_are_refused(word):
+    with pytest.raises(ConfigError):
+        parse_overrides([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("min_size_ratio=1.5", r"min_size_ratio must lie in 0 \.\.\. 1, got 1.5"),
+        ("min_size_ratio=.nan", "got nan"),
+        ("n_clusters=[10, 0]", "n_clusters must lie in 1"),
+        ("n_clusters=[]", "dual_lr has 2 values for 0 heads|at least one head"),
+        ("dual_lr=[1.0]", "dual_lr has 1 values for 2 heads"),
+        ("dual_lr=[1.0, -1]", "dual_lr must lie in 0"),
+        ("std=[0.1, 0, 0.1]", "std must be positive"),
+        ("label_slots=0", "label_slots must lie in 1"),
+        ("batch_size=0", "batch_size must lie in 1"),
+        ("accumulate=0", "accumulate must lie in 1"),
+        ("clustering_epochs=0", "clustering_epochs must lie in 1"),
+        ("epochs=1", "epochs=1 leaves nothing to train on: 1 of them only cluster"),
+        ("views.clusters=false", "at least one view must have clusters: true"),
+        ("views.size=2", "views.size must be at least 4 px"),
+        ("objective.temperature=0", "objective.temperature must be positive"),
+        ("clip_norm=0", "clip_norm must lie in"),
+        ("workers=-1", "workers must lie in 0"),
+    ],
+)
+def test_values_out_of_range_are_named(word, message):
+    with pytest.raises(ConfigError, match=message):
+        with_words(word)
+
+
+def test_a_missing_key_is_no_config():
+    settings = {key: value for key, value in SETTINGS.items() if key != "epochs"}
+    with pytest.raises((ConfigError, TypeError), match="epochs"):
+        build(Config, settings)
+
+
+def test_replacing_checks_again():
+    config = build(Config, SETTINGS)
+    assert config.replaced(epochs=20).epochs == 20
+    with pytest.raises(ConfigError, match="epochs=1 leaves nothing"):
+        config.replaced(epochs=1)
+
+
+def test_checking_settings_before_they_are_complete():
+    check(Config, {"epochs": "auto", "n_clusters": [3]}, later=("epochs",))
+    with pytest.raises(ConfigError, match="seed must be a whole number, got 'auto'"):
+        check(Config, {"seed": "auto"}, later=("epochs",))
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        check(Config, {"batchsize": 3})
+    assert convert(Config, "n_clusters", 3) == (3,)
+
+
+def test_free_keys_exist_and_decide_nothing_that_is_learned():
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert names >= FREE
+    learned = {
+        "seed",
+        "views",
+        "n_clusters",
+        "objective",
+        "learning_rate",
+        "batch_size",
+        "precision",
+        "accumulate",
+    }
+    assert not learned & FREE
+
+
+def test_differences_name_both_values():
+    one = with_words().as_dict()
+    other = with_words("objective.temperature=0.2", "views.0.size=25", "epochs=11").as_dict()
+    found = differences(one, other)
+    assert found["objective.temperature"] == (0.1, 0.2)
+    assert found["epochs"] == (10, 11)
+    assert set(found) == {"objective.temperature", "epochs", "views"}
+    assert differences(one, one) == {}
+    assert math.isclose(found["objective.temperature"][1], 0.2)
