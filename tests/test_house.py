@@ -179,6 +179,27 @@ print(json.dumps([key for key in before if json.dumps(before[key]) != json.dumps
     assert json.loads(python(code)) == []
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import timm, coke",
+        "import coke, importlib.util; assert importlib.util.find_spec('timm'); import timm",
+        "import coke.backbones, timm",
+    ],
+)
+def test_timm_knows_coke_names_in_whatever_order(before: str) -> None:
+    """And timm itself is left as it was: its loader reads its source and files."""
+    code = (
+        f"import sys; {before}; import inspect, pkgutil\n"
+        "print('coke_resnet18_small' in timm.list_models('coke_*'))\n"
+        "print(type(timm.__spec__.loader).__name__, type(timm.__loader__).__name__)\n"
+        "print(pkgutil.get_data('timm', 'version.py') is not None)\n"
+        "print([str(finder) for finder in sys.meta_path if 'coke' in str(finder)])"
+    )
+    loader = "SourceFileLoader SourceFileLoader"
+    assert python(code).splitlines() == ["True", loader, "True", "[]"]
+
+
 def test_public_names_are_there_and_documented() -> None:
     assert list(coke.__all__) == sorted(coke.__all__)
     assert set(coke.__all__) <= set(dir(coke))
