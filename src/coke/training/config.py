@@ -92,6 +92,8 @@ class Config:
             raise ConfigError(f"dual_lr has {len(self.dual_lr)} values for {len(self.n_clusters)} heads")
         if min(self.std) <= 0:
             raise ConfigError(f"std must be positive, got {self.std}")
+        if self.nesterov and self.momentum == 0 and self.optimizer != "adamw":
+            raise ConfigError("nesterov looks ahead along the momentum, which is 0: set nesterov=false")
         if self.epochs <= self.clustering_epochs:
             raise ConfigError(
                 f"epochs={self.epochs} leaves nothing to train on: {self.clustering_epochs} of them only cluster"
