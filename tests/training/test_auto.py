@@ -1,0 +1,173 @@
+"""What the data decides, that users win over it, and that it says why."""
+
+import pytest
+import torch
+
+from coke.clustering.dual_step import CLIMB, LARGEST_HIT
+from coke.data.images import ImageSet
+from coke.data.sources import Pixels
+from coke.errors import BoundsError, ConfigError
+from coke.training.auto import IMAGES_PER_CLUSTER, resolve
+
+
+def images(n, sizes=((32, 32),)):
+    """N images with these sizes in turn; every pixel of the channels has mean 0.5, 0.4, 0.3 and deviation 0.1."""
+    sides = torch.tensor([sizes[i % len(sizes)] for i in range(n)], dtype=torch.int32)
+    mean = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
+    moments = torch.stack([255 * mean, 255**2 * (mean**2 + 0.01)])
+    return ImageSet(
+        name="made",
+        keys=[f"{i}.png" for i in range(n)],
+        source=Pixels(torch.empty(0, 3, 1, 1, dtype=torch.uint8)),
+        rows=torch.arange(n),
+        sizes=sides,
+        hashes=torch.zeros(n, 16, dtype=torch.uint8),
+        sums=moments * sides.prod(1).double()[:, None, None],
+    )
+
+
+def auto(split, **overrides):
+    return resolve({"recipe": "auto", "data": "x"}, overrides, split)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 17, 100, 999, 5000, 60_000])
+def test_any_number_of_images_has_settings_that_hold(n):
+    config = auto(images(n)).config
+    assert 2 <= config.batch_size <= n
+    assert all(2 * k <= n for k in config.n_clusters)
+    assert list(config.n_clusters) == sorted(set(config.n_clusters))
+    for k, eta in zip(config.n_clusters, config.dual_lr, strict=True):
+        climb, hit = config.min_size_ratio * n / k * eta / config.batch_size, eta / config.batch_size
+        assert climb == pytest.approx(CLIMB, rel=1e-3) or hit == pytest.approx(LARGEST_HIT, rel=1e-3)
+        assert climb <= CLIMB * 1.001
+        assert hit <= LARGEST_HIT * 1.001
+
+
+def test_cifar_sized_data_get_what_is_known_to_learn():
+    config = auto(images(50_000)).config
+    assert config.batch_size == 128
+    assert 150 <= config.n_clusters[0] <= 200
+    assert config.learning_rate == pytest.approx(0.06)
+    assert config.backbone == "coke_resnet18_small"
+
+
+def test_a_million_images_get_the_published_batch_and_heads():
+    one = images(1)
+    split = ImageSet(
+        "made", [""] * 1_200_000, one.source, one.rows, one.sizes.expand(1_200_000, 2), one.hashes,
+        one.sums.expand(1_200_000, 2, 3),
+    )  # fmt: skip
+    config = auto(split, optimizer="lars").config
+    assert config.batch_size == 1024
+    assert config.n_clusters == (3000, 4000, 5000)
+    assert config.learning_rate == pytest.approx(1.6)
+    assert config.epochs == 400
+    assert config.dual_lr[0] == pytest.approx(20, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "backbone"),
+    [
+        (((32, 32),), 32, "coke_resnet18_small"),
+        (((28, 40),), 28, "coke_resnet18_small"),
+        (((64, 64),), 64, "coke_resnet18_small"),
+        (((3, 5),), 8, "coke_resnet18_small"),
+        (((100, 120),), 96, "resnet18"),
+        (((375, 500),), 224, "resnet18"),
+        (((10, 10), (300, 400), (500, 375)), 224, "resnet18"),
+    ],
+)
+def test_the_view_follows_the_median_of_the_shorter_sides(sizes, size, backbone):
+    config = auto(images(300, sizes)).config
+    assert [view.size for view in config.views] == [size]
+    assert config.backbone == backbone
+
+
+def test_reasons_name_every_figure():
+    split = images(5000)
+    result = auto(split)
+    config, said = result.config, "\n".join(result.reasons)
+    assert f"view size {config.image_size} px" in said
+    assert f"backbone {config.backbone}" in said
+    assert f"batch {config.batch_size}: {-(-5000 // config.batch_size)} steps an epoch" in said
+    assert "K = " + ", ".join(map(str, config.n_clusters)) in said
+    assert f"about {IMAGES_PER_CLUSTER} images a cluster of 5,000" in said
+    assert f"learning rate {config.learning_rate:g}" in said
+    assert "dual step " + ", ".join(f"{eta:g}" for eta in config.dual_lr) in said
+    climb = config.dual_lr[0] / config.batch_size * 0.4 * 5000 / config.n_clusters[0]
+    assert f"rises by {round(climb, 2):g}" in said
+    assert f"at most {max(config.dual_lr) / config.batch_size:.4f}" in said
+    assert f"{config.epochs} epochs" in said
+    assert "mean [0.5, 0.4, 0.3]: measured over all 5,000 images" in said
+    assert "std [0.1, 0.1, 0.1]" in said
+    assert config.mean == (0.5, 0.4, 0.3)
+    assert config.std == (0.1, 0.1, 0.1)
+
+
+def test_what_is_given_is_taken_and_not_explained():
+    given = {
+        "epochs": 7,
+        "n_clusters": [5, 6],
+        "batch_size": 50,
+        "dual_lr": 2,
+        "learning_rate": 0.3,
+        "mean": [0.1, 0.1, 0.1],
+        "std": [1, 1, 1],
+        "views.0.size": 20,
+        "backbone": "resnet50",
+    }
+    result = auto(images(500), **given)
+    config = result.config
+    assert (config.epochs, config.n_clusters, config.batch_size) == (7, (5, 6), 50)
+    assert (config.dual_lr, config.learning_rate) == ((2.0, 2.0), 0.3)
+    assert (config.mean, config.std) == ((0.1,) * 3, (1.0,) * 3)
+    assert (config.views[0].size, config.backbone) == (20, "resnet50")
+    assert not any(
+        line.startswith(("batch", "K =", "dual", "learning", "mean", "std")) for line in result.reasons
+    )
+
+
+def test_a_share_of_nothing_for_averaging_is_kept():
+    assert auto(images(500)).config.averaging_share == 0.2
+    assert auto(images(500), averaging_share=0).config.averaging_share == 0
+
+
+def test_one_figure_given_leaves_the_others_to_the_data():
+    config = auto(images(5000), n_clusters=40, dual_climb=1.0).config
+    assert config.n_clusters == (40,)
+    assert config.dual_lr[0] / config.batch_size * 0.4 * 5000 / 40 == pytest.approx(1.0, rel=1e-3)
+
+
+def test_images_without_any_contrast_do_not_divide_by_zero():
+    split = images(50)
+    flat = split.sums.clone()
+    flat[:, 1] = flat[:, 0] ** 2 / split.sizes.prod(1).double()[:, None]
+    gray = ImageSet("gray", split.keys, split.source, split.rows, split.sizes, split.hashes, flat)
+    assert min(auto(gray).config.std) > 0
+
+
+@pytest.mark.parametrize(
+    ("n", "overrides", "error", "message"),
+    [
+        (100, {"n_clusters": 51}, BoundsError, "n_clusters=51 is too many for 100 images .* at most 50"),
+        (100, {"n_clusters": [10, 80]}, BoundsError, "n_clusters=80 is too many"),
+        (100, {"min_size_ratio": 1.5}, (BoundsError, ConfigError), r"min_size_ratio"),
+        (
+            100,
+            {"batch_size": 101},
+            ConfigError,
+            r"batch_size=101 does not fit 100 images: choose 2 \.\.\. 100",
+        ),
+        (100, {"batch_size": 1}, ConfigError, "batch_size=1 does not fit"),
+        (1, {}, ConfigError, "does not fit 1 images"),
+        (100, {"dual_lr": [1, 2, 3, 4], "n_clusters": 5}, ConfigError, "dual_lr has 4 values for 1 heads"),
+        (100, {"epochs": "many"}, ConfigError, "epochs must be a whole number, got 'many'"),
+        (100, {"n_clusters": "few"}, ConfigError, "n_clusters must be a list of a whole number, got 'few'"),
+        (100, {"epoch": 3}, ConfigError, "did you mean 'epochs'"),
+        (100, {"optimizer": "adam"}, ConfigError, "optimizer must be"),
+        (100, {"seed": "auto"}, ConfigError, "seed must be a whole number"),
+    ],
+)
+def test_what_cannot_work_is_refused(n, overrides, error, message):
+    with pytest.raises(error, match=message):
+        auto(images(n), **overrides)
