@@ -66,7 +66,8 @@ def template(recipe: Recipe) -> dict[str, Any]:
         elif field.default_factory is not dataclasses.MISSING:
             whole[field.name] = field.default_factory()
         else:
-            whole[field.name] = "textures" if (field.name, recipe.name) == ("data", "textures") else "auto"
+            whole[field.name] = "auto"
+    whole["data"] = "textures" if recipe.name == "textures" else "DATA"
     return dict(plain({key: _completed(key, value) for key, value in whole.items()}))
 
 

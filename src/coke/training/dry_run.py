@@ -59,7 +59,7 @@ def _bounds(plan: Plan) -> Iterator[str]:
         reach = (
             "reaches an empty cluster within an epoch"
             if climb >= 2
-            else f"takes {2 / max(climb, 1e-9):.1f} epochs"
+            else f"reaches an empty cluster in {2 / max(climb, 1e-9):.1f} epochs"
         )
         yield (
             f"K = {n_clusters}: {n_images / n_clusters:.0f} images a cluster, at least {bound:.0f} wanted: feasible; "
