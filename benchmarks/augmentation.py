@@ -83,8 +83,9 @@ def main() -> None:
     pairs = options.pairs or (2 if options.quick else 50)
     where = common.environment()
     common.print_environment(where)
-    print(f"{IMAGES:,} images of {SIZE} x {SIZE} px in memory, batches of about {BATCH}, one thread")
-    coarse = torch.randint(256, (IMAGES, 3, 8, 8)).float()  # smooth, as photographs are
+    n_images = 300 if options.quick else IMAGES
+    print(f"{n_images:,} images of {SIZE} x {SIZE} px in memory, batches of about {BATCH}, one thread")
+    coarse = torch.randint(256, (n_images, 3, 8, 8)).float()  # smooth, as photographs are
     pixels = torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear").byte()
     pil = [to_pil_image(image) for image in pixels]
     results: dict[str, Any] = {}

@@ -29,7 +29,7 @@ FIRST = 2000  # test images of the second k-NN figure
 RECIPES = {1: "cifar10", 2: "cifar10-2view"}
 SMALL = {"warmup_epochs": 3, "averaging_share": 0.0, "knn_every": 3, "knn_images": 50_000}
 FULL = {"knn_every": 10, "knn_images": 50_000}
-QUICK = {"epochs": 2, "n_clusters": [10, 20], "knn_every": 1, "batch_size": 64}
+QUICK = {"backbone": "coke_conv5_w16", "epochs": 2, "n_clusters": [10, 20], "knn_every": 1, "batch_size": 64}
 SCORES = {"knn": "k-NN", "knn_first": f"k-NN, {FIRST}", "linear": "linear", "accuracy": "ACC", "nmi": "NMI"}
 CURVES = (
     *("epoch", "loss", "ln_clusters", "churn", "label_agreement", "prediction_agreement", "feature_spread"),

@@ -21,6 +21,7 @@ def run(name: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clustering", "step", "memory", "imports", "augmentation"])
 def test_quick_mode_measures_and_writes_where_asked(name: str, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
@@ -33,6 +34,7 @@ def test_quick_mode_measures_and_writes_where_asked(name: str, tmp_path: Path) -
     assert result["environment"]["commit"] in printed
 
 
+@pytest.mark.slow
 def test_evidence_trains_on_a_subset(tmp_path: Path) -> None:
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not there")
