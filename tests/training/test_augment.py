@@ -211,13 +211,16 @@ def test_turns_equal_torchvision_inside_the_circle():
         assert_close(found[row][:, circle], expected[:, circle], 1e-4)
 
 
-def test_flip_goes_before_the_turn_in_both_paths():
-    """Resident images are cropped, flipped and turned at once, decoded ones after the crop: the same picture."""
+def test_a_turned_picture_is_then_flipped_in_both_paths():
+    """Resident images are cropped, turned and flipped at once, decoded ones after the crop: the same picture."""
     images = torch.rand(4, 3, 16, 16, generator=seeded(6))
-    draws = drawn(n=4, angle=torch.full((4,), math.pi / 2), flip=torch.tensor([True, False, True, False]))
+    flip = torch.tensor([True, False, True, False])
+    draws = drawn(n=4, angle=torch.full((4,), math.pi / 2), flip=flip)
     whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(4, 4)
-    view = replace(STILL, rotation=180.0)
-    assert_close(augment.warp(images, whole, draws, 16), augment.orient(images, draws, view), 1e-6)
+    turned = torch.rot90(images, 1, (2, 3))
+    expected = torch.where(flip[:, None, None, None], turned.flip(-1), turned)
+    assert_close(augment.warp(images, whole, draws, 16), expected, 1e-5)
+    assert_close(augment.orient(images, draws, replace(STILL, rotation=180.0)), expected, 1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- draws

@@ -100,7 +100,7 @@ def test_multi_crop(centers, labels, n_small, share):
     large, small = [output(1), output(2)], [output(10 + s) for s in range(n_small)]
     objective = Objective(0.05, alpha, 0.5, large_view_share=share)
     found = objective(large, small, hard(labels), centers)
-    two_views = float(objective(large, [], hard(labels), centers).value)  # tested above
+    two_views = objective(large, [], hard(labels), centers).value.item()  # tested above
 
     def ask(image, head, c):
         label = {int(labels[image, head]): 1.0}
@@ -115,7 +115,7 @@ def test_multi_crop(centers, labels, n_small, share):
         return total / (4 * n_small)
 
     expected = share * two_views + (1 - share) * mean_over_images_and_heads(centers, ask)
-    assert float(found.value) == pytest.approx(expected, rel=1e-5)
+    assert found.value.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("softness", [0.5, 0.1])
@@ -253,7 +253,7 @@ def test_an_untrained_loss_lies_near_ln_k():
     centers = [unit(k, 128, seed=k) for k in (30, 40)]
     labels = torch.stack([torch.arange(2000) % 30, torch.arange(2000) % 40], dim=1)
     found = Objective(temperature=1.0)([Output(*vectors)], [], hard(labels), centers)
-    assert float(found.value) == pytest.approx((math.log(30) + math.log(40)) / 2, rel=0.01)
+    assert found.value.item() == pytest.approx((math.log(30) + math.log(40)) / 2, rel=0.01)
 
 
 @pytest.mark.parametrize(
