@@ -16,9 +16,14 @@ from coke.run import FORMAT_VERSION, Run, atomic
 def test_failed_writer_leaves_the_old_file(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), atomic(path, mode) as stream:
-        stream.write("half" if mode == "w" else b"half")
-        raise OSError("disk full")
+
+    def write_half() -> None:
+        with atomic(path, mode) as stream:
+            stream.write("half" if mode == "w" else b"half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

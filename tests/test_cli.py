@@ -1,0 +1,177 @@
+"""What a person at the desk meets: words in any order, errors in one line, and help that does not load torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import coke
+from coke.cli import main
+from coke.run import Run
+from coke.training.recipes import RECIPES
+from tiny_runs import write_textures
+
+QUICK = [
+    *("backbone=coke_conv5_w16", "n_clusters=[4,6]", "dim=16", "batch_size=40", "epochs=2"),
+    *("views.size=16", "tensorboard=false", "linear_probe=false", "workers=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_textures(tmp_path_factory.mktemp("images"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command that is refused with exit code 1."""
+    assert main(list(words)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("coke: ")
+    return line
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["pretrain", "--help"], ["evaluate", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    heavy = {"torch", "lightning_fabric", "torchvision", "timm", "sklearn", "pyarrow", "tensorboard", "rich"}
+    code = (
+        f"import sys\nsys.argv = ['coke', *{words!r}]\nfrom coke.cli import main\n"
+        f"try: main()\nexcept SystemExit as stop: print('code', stop.code)\n"
+        f"print('loaded', sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["code 0", "loaded []"]
+    assert ("usage: coke" if "--help" in words else f"coke {coke.__version__}") in done.stdout
+
+
+def test_words_in_any_order(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DATA and key=value before, between and after the options."""
+    orders: list[list[str]] = [
+        [str(images), "--out", "OUT", *QUICK],
+        [*QUICK[:3], "--out", "OUT", str(images), *QUICK[3:]],
+        [*QUICK, str(images), "--out", "OUT"],
+        ["--out", "OUT", *QUICK[:2], "--recipe", "auto", *QUICK[2:], str(images)],
+    ]
+    configs = []
+    for index, order in enumerate(orders):
+        out = str(tmp_path / str(index))
+        assert main(["pretrain", *(out if word == "OUT" else word for word in order)]) == 0
+        configs.append(Run(out).config)
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed  # plain lines in a pipe
+        assert f"report: {out}/report.html" in printed
+        assert "timm.create_model" in printed
+        assert "epoch 1/1  loss" in printed
+    assert all(config == configs[0] for config in configs)
+    assert configs[0]["n_clusters"] == [4, 6]
+    assert configs[0]["data"] == str(images)
+
+
+def test_path_with_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_textures(tmp_path / "seed=3")
+    assert main(["pretrain", str(data), "--dry-run", *QUICK]) == 0
+    assert "200 readable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["textures", "epoch=3"], "unknown key epoch (did you mean 'epochs'?)"),
+        (["textures", "views.sizes=3"], "did you mean 'size'?"),
+        (["textures", "objective.temprature=3"], "did you mean 'temperature'?"),
+        (["textures", "--recipe", "cifar"], "unknown recipe 'cifar' (did you mean 'cifar10'?)"),
+        (["textures", "backbone=resnet81"], "unknown backbone 'resnet81' (did you mean"),
+        (["textures", "epochs=many"], "epochs must be a whole number"),
+        (["textures", "epochs=1"], "epochs"),
+        (["textures", "precision=8"], "precision must be '32-true'"),
+        (["textures", "n_clusters=3000"], "n_clusters=3000 is too many for 5,000 images"),
+        (["textures", "min_size_ratio=1.5"], "min_size_ratio=1.5 cannot hold"),
+        (["textures", "seed=x"], "seed must be a whole number"),
+        (["textures", "accelerator=warp"], "warp"),
+        (["textures", "init=nowhere.safetensors"], "nowhere.safetensors"),
+        (["texture"], "did you mean 'textures'?"),
+        (["textures", "other"], "one DATA at a time, got textures, other"),
+        (["MNIST:nowhere"], "nowhere"),
+    ],
+)
+def test_refusals_are_one_line(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any work: nothing is written."""
+    out = tmp_path / "run"
+    assert expected in refused(capsys, "pretrain", *words, "--out", str(out))
+    assert not out.exists()
+
+
+def test_settings_are_checked_before_images_are_read(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing error must not cost the scan of a million images."""
+
+    def read(*arguments: Any, **keys: Any) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("coke.training.plan.open_data", read)
+    assert "did you mean 'epochs'?" in refused(
+        capsys, "pretrain", str(images), "epoch=3", "--out", str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["pretrain", "--fast"], ["evaluate"], ["recipes", "a", "b"]])
+def test_malformed_command_lines(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: coke" in capsys.readouterr().err
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    required = {"textures", "cifar10", "cifar10-2view", "cifar10-multicrop", "auto"}
+    assert required | {f"imagenet-{views}" for views in ("1view", "2view", "multicrop")} <= set(RECIPES)
+    assert "did you mean 'cifar10'?" in refused(capsys, "recipes", "cifar1")
+
+
+@pytest.mark.parametrize("name", ["textures", "cifar10-multicrop", "imagenet-2view", "auto"])
+def test_recipe_is_yaml_of_every_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", name]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["recipe"] == name
+    for key in ("epochs", "n_clusters", "views", "objective", "backbone", "optimizer", "checkpoint_minutes"):
+        assert key in printed
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no run" in refused(capsys, "evaluate", str(tmp_path / "nothing"))
+
+
+def test_dry_run_writes_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (images / "broken.png").write_bytes(b"no image")
+    words = ["backbone=coke_conv5_w16", "epochs=3", "max_unreadable_share=0.1", "max_minutes=1"]
+    try:
+        assert main(["pretrain", str(images), "--dry-run", *words]) == 0
+    finally:
+        (images / "broken.png").unlink()
+    assert list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr().out
+    for expected in (
+        "images: 200 readable, 1 unreadable",
+        "16 x 16 px; held in memory",
+        "splits: no labels: no probes",
+        "K = 2, 3",
+        "memory beside network and optimizer: images 0.1 MiB",
+        "s per epoch measured on cpu",
+        "3 epochs in about",
+        "feasible",
+        "run folder: runs/",
+    ):
+        assert expected in printed, printed
