@@ -1,0 +1,167 @@
+"""`pretrain` and `evaluate` from Python: every file, every image, with labels and without."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import coke
+from coke.errors import ConfigError, DataError, ResumeError
+from coke.run import Run
+from tiny_runs import SETTINGS, tiny, write_textures
+
+
+def train(data: Path, out: Path, **keys: Any) -> Run:
+    return coke.pretrain(data, out=out, backbone=tiny(1), overrides={**SETTINGS, "epochs": 3, **keys})
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and test split in class folders, and an image that cannot be read in each."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for name, n_images, seed in (("train", 200, 0), ("test", 60, 1)):
+        write_textures(folder / name, n_images, seed=seed, labelled=True)
+        (folder / name / "class 0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, but no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    settings = {"max_unreadable_share": 0.05, "linear_probe": True, "tensorboard": True}
+    return train(labelled, tmp_path_factory.mktemp("runs") / "run", **settings)
+
+
+def test_every_file(run: Run) -> None:
+    assert isinstance(run, Run)
+    names = {
+        *("config.yaml", "environment.json", "metrics.jsonl", "unreadable.csv", "checkpoints", "tensorboard"),
+        *("backbone.safetensors", "assignments.parquet", "clusters.safetensors"),
+        *("evaluation.json", "verdict.json", "report.html"),
+    }
+    assert {path.name for path in run.path.iterdir()} == names
+    assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
+    assert list(run.tensorboard.iterdir())
+    kinds = [record["kind"] for record in run.metrics()]
+    assert kinds.count("epoch") == 3
+    assert kinds.count("step") == 2 * 5
+
+
+def test_backbone_is_the_users_module(run: Run, labelled: Path, tmp_path: Path) -> None:
+    """Trained in place: the module that was given holds what the file holds."""
+    module = tiny(1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    again = coke.pretrain(labelled, out=tmp_path, backbone=module, overrides=dict(run.config, workers=0))
+    weights = load_file(again.backbone)
+    assert weights.keys() == before.keys()
+    for name, value in module.state_dict().items():
+        assert torch.equal(weights[name], value)
+        assert torch.equal(weights[name], load_file(run.backbone)[name])  # the same seed, the same run
+        assert torch.equal(load_file(again.initial)[name], before[name])
+    assert not torch.equal(weights["layers.0.weight"], before["layers.0.weight"])
+
+
+def test_every_image_has_its_place(run: Run, labelled: Path) -> None:
+    """Every readable image of the train split once, none of the test split."""
+    table = pq.read_table(run.assignments)
+    expected = sorted(str(path.relative_to(labelled)) for path in labelled.glob("train/*/[0-9]*.png"))
+    found = sorted(key if key.startswith("train/") else f"train/{key}" for key in table["key"].to_pylist())
+    assert found == expected
+    assert len(found) == 200
+    columns = {
+        "key",
+        "label",
+        *(f"{what}_{head}" for what in ("cluster", "score", "margin") for head in (0, 1)),
+    }
+    assert set(table.column_names) == columns
+    for head, n_clusters in enumerate(SETTINGS["n_clusters"]):
+        assert set(table[f"cluster_{head}"].to_pylist()) <= set(range(n_clusters))
+        assert all(-1.001 <= score <= 1.001 for score in table[f"score_{head}"].to_pylist())
+        assert all(margin >= 0 for margin in table[f"margin_{head}"].to_pylist())
+
+
+def test_unreadable_images_are_listed(run: Run) -> None:
+    with open(run.unreadable_file, encoding="utf-8", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["key", "reason"]
+    assert sum("broken.png" in key for key, _ in rows) == len(rows) >= 1
+    assert all(reason for _, reason in rows)
+
+
+def test_too_many_unreadable(labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"broken\.png"):
+        train(labelled, tmp_path / "run", max_unreadable_share=0.001)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation(run: Run) -> None:
+    evaluation = run.evaluation
+    assert "test split (60 images)" in evaluation["split"]
+    assert list(evaluation["representations"]) == ["raw pixels", "untrained", "trained"]
+    for scores in evaluation["representations"].values():
+        assert {"knn", "linear", "accuracy", "nmi", "ari"} <= scores.keys()
+        assert 0 <= scores["knn"] <= 1
+    assert len(evaluation["heads"]) == 2
+
+
+def test_evaluate_again_gives_the_same(run: Run) -> None:
+    before = json.loads(run.evaluation_file.read_text())
+    run.evaluation_file.unlink()
+    assert coke.evaluate(run, backbone=tiny(5)) == before
+    assert run.evaluation == before
+
+
+def test_evaluate_where_the_data_moved(run: Run, labelled: Path, tmp_path: Path) -> None:
+    moved = Run(shutil.copytree(run.path, tmp_path / "run"))
+    data = shutil.copytree(labelled, tmp_path / "data")
+    assert coke.evaluate(moved.path, data, backbone=tiny(5)) == run.evaluation
+
+
+def test_evaluate_on_other_images(run: Run, tmp_path: Path) -> None:
+    """Another set with labels of its own: its scores, and nothing about the run's clusters on it."""
+    other = Run(shutil.copytree(run.path, tmp_path / "run"))
+    data = write_textures(tmp_path / "data", 100, seed=7, labelled=True)
+    evaluation = coke.evaluate(other, data, backbone=tiny(5))
+    assert "hold-out" in evaluation["split"]
+    assert evaluation["representations"] != run.evaluation["representations"]
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    """A flat folder: no probes, but all else; and `evaluate` says what is missing."""
+    images = write_textures(tmp_path / "images")
+    run = train(images, tmp_path / "run")
+    assert not run.evaluation_file.exists()
+    assert run.metrics("knn") == []
+    assert "label" not in pq.read_table(run.assignments).column_names
+    assert "no labels" in run.environment["data"]["splits"]
+    assert run.report.stat().st_size > 10_000
+    with pytest.raises(DataError, match="evaluation needs labels"):
+        coke.evaluate(run, backbone=tiny())
+
+
+def test_evaluate_an_unfinished_run(run: Run, tmp_path: Path) -> None:
+    other = Run(shutil.copytree(run.path, tmp_path / "run"))
+    other.backbone.unlink()
+    with pytest.raises(ResumeError, match=r"not finished: backbone\.safetensors is missing; continue it"):
+        coke.evaluate(other)
+
+
+def test_evaluate_without_the_users_module(run: Run) -> None:
+    with pytest.raises(ConfigError, match="custom:Tiny is a module of your own: give it as backbone="):
+        coke.evaluate(run)
+
+
+@pytest.mark.parametrize("shape", ["scalar", "tokens"])
+def test_module_that_is_no_backbone(tmp_path: Path, shape: str) -> None:
+    module = torch.nn.Flatten(0) if shape == "scalar" else torch.nn.Flatten(2)
+    data = write_textures(tmp_path / "images", 40)
+    with pytest.raises(ConfigError, match=r"a backbone must give \[B, F\] or \[B, F, h, w\]"):
+        coke.pretrain(data, out=tmp_path / "run", backbone=module, overrides={**SETTINGS, "batch_size": 20})
+    assert not (tmp_path / "run").exists()

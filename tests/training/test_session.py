@@ -1,0 +1,86 @@
+"""`max_minutes` ends a run in time with its schedule completed; a folder says what it was made with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import coke
+from coke.errors import ConfigError
+from coke.run import Run
+from coke.training import checkpoint
+from tiny_runs import SETTINGS, Tiny, tiny, write_textures
+
+
+class Slow(Tiny):
+    """Takes a given time for every training pass, and more after some of them."""
+
+    def __init__(self, seconds: float, later: float | None = None, from_call: int = 0) -> None:
+        super().__init__()
+        self.seconds, self.later, self.from_call = seconds, later, from_call
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            slow = self.later is not None and self.calls >= self.from_call
+            time.sleep(self.later if slow and self.later else self.seconds)
+        return super().forward(images)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_textures(tmp_path_factory.mktemp("images"))
+
+
+def train(images: Path, out: Path, backbone: Tiny, **keys: Any) -> Run:
+    return coke.pretrain(images, out=out, backbone=backbone, overrides={**SETTINGS, **keys})
+
+
+def test_fewer_epochs_in_time(images: Path, tmp_path: Path) -> None:
+    """1000 epochs of 0.25 s or more in four seconds: fewer, and the cosine ends near 0 all the same."""
+    began = time.monotonic()
+    run = train(images, tmp_path, Slow(0.05), epochs=1000, max_minutes=4 / 60)
+    seconds = time.monotonic() - began
+    n_epochs = len(run.metrics("epoch"))
+    assert 4 <= n_epochs <= 16
+    assert checkpoint.load(run)["elapsed"] < 6
+    assert seconds < 20
+    rates = [record["learning_rate"] for record in run.metrics("step")]
+    assert max(rates) > 0.8 * SETTINGS["learning_rate"]
+    assert rates[-1] < 0.05 * SETTINGS["learning_rate"]
+    assert any("of 1000 epochs" in record["text"] for record in run.metrics("event"))
+
+
+def test_enough_time_changes_nothing(images: Path, tmp_path: Path) -> None:
+    """Measuring leaves no trace in what is learned."""
+    plain = train(images, tmp_path / "plain", tiny(1, dropout=0.2))
+    timed = train(images, tmp_path / "timed", tiny(1, dropout=0.2), max_minutes=60)
+    losses = [[record["loss"] for record in run.metrics("step")] for run in (plain, timed)]
+    assert losses[0] == losses[1]
+
+
+def test_too_little_time(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_minutes=0.001 is too short: one epoch takes \d"):
+        train(images, tmp_path, Slow(0.05), max_minutes=0.001)
+
+
+def test_folder_after_too_little_time_can_be_used(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too short"):
+        train(images, tmp_path, Slow(0.05), max_minutes=0.001)
+    assert train(images, tmp_path, tiny()).report.is_file()
+
+
+def test_environment_says_what_it_was_made_with(images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path, tiny())
+    environment = run.environment
+    assert environment["versions"]["coke"] == coke.__version__
+    assert environment["data"]["n_images"] == 200
+    assert environment["data"]["splits"] == "no labels: no probes"
+    assert environment["backbone"]["architecture"] == "custom:Tiny"
+    assert environment["processes"] == 1
+    assert any(reason.startswith("mean ") for reason in environment["decisions"])
+    assert run.config["backbone"] == "custom:Tiny"
+    assert run.config["mean"] == pytest.approx([0.5, 0.49, 0.46], abs=0.03)
