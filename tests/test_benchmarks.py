@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 DATA = ROOT / "../shared/data/cifar10"
+
+
+@pytest.fixture(scope="module")
+def common() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_common", BENCHMARKS / "_common.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quartiles_are_numpys(common: ModuleType) -> None:
+    values = np.random.default_rng(0).normal(size=37).tolist()
+    lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
+    assert common.quartiles(values) == pytest.approx({"lower": lower, "median": median, "upper": upper})
+
+
+def test_ratios_are_taken_pair_by_pair(common: ModuleType) -> None:
+    times = {"base": [1.0, 2.0, 4.0], "other": [2.0, 2.0, 2.0]}
+    summary = common.summarise(times, "base", {"other": 0.9})
+    assert summary["other"]["ratio"]["median"] == 1.0  # of 2, 1 and 0.5
+    assert summary["other"]["met"] is False
+    assert summary["other"]["n"] == 3
+
+
+def test_candidates_run_equally_often_in_rotating_order(common: ModuleType) -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = common.interleaved(calls, pairs=3, warmup=0)
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def run(name: str, *words: str) -> str:
