@@ -264,6 +264,15 @@ def test_boxes_have_the_asked_areas_ratios_and_places():
     assert spread(top / (1000 - height), 0, 1) < 0.02
 
 
+def test_every_place_is_as_likely_as_any_other():
+    view, side = View(crop=(0.25, 0.25), ratio=(1.0, 1.0)), torch.full((6000,), 4.0)
+    boxes = augment.crop_boxes(augment.draw(view, 6000, seeded()), side, side)
+    assert boxes[:, 2:].unique(dim=0).tolist() == [[2, 2]]
+    places, counts = boxes[:, :2].unique(dim=0, return_counts=True)
+    assert places.tolist() == [[x, y] for x in (0, 1, 2) for y in (0, 1, 2)]
+    assert (counts / 6000 - 1 / 9).abs().max() < 0.02
+
+
 def test_a_crop_of_all_is_the_image():
     sizes = torch.full((50,), 33.0)
     boxes = augment.crop_boxes(augment.draw(STILL, 50, seeded()), sizes, sizes)

@@ -152,8 +152,8 @@ def test_one_label_is_the_same_target_in_both_stages(centers, labels):
     memory.begin_averaging()
     after = SINGLE.target(*memory.read_average(torch.arange(B)), averaging=True)
     view = output(1)
-    losses = [float(SINGLE([view], [], target, centers).value) for target in (before, after)]
-    assert losses[0] == losses[1] == float(SINGLE([view], [], hard(labels), centers).value)
+    losses = [SINGLE([view], [], target, centers).value.item() for target in (before, after)]
+    assert losses[0] == losses[1] == SINGLE([view], [], hard(labels), centers).value.item()
 
 
 @pytest.mark.parametrize("averaging", [False, True])
@@ -169,7 +169,7 @@ def test_images_without_a_label_are_left_out(centers, labels, objective, averagi
     rows = [0, 3]
     cut = [Output(view.projection[rows], view.prediction[rows]) for view in (*views, output(3))]
     alone = objective(cut[:2], cut[2:], hard(labels[rows]), centers).value
-    assert float(found) == pytest.approx(float(alone), rel=1e-6)
+    assert found.item() == pytest.approx(alone.item(), rel=1e-6)
     found.backward()
     assert not views[0].prediction.grad[[1, 2, 4]].any()
     assert views[0].prediction.grad[rows].any(dim=1).all()
@@ -185,7 +185,7 @@ def test_no_labels_at_all_give_a_loss_of_zero(centers, objective, averaging):
     views = [output(1), output(2)]
     loss = objective(views, [output(3)], target, centers)
     loss.value.backward()
-    assert float(loss.value) == 0
+    assert loss.value.item() == 0
     assert float(loss.agreement) == 0
     assert all(not view.prediction.grad.any() for view in views)
 
