@@ -167,6 +167,8 @@ class Learner:
         for clustering in self.clusterings:
             clustering.end_epoch()
             distributed.broadcast_state(clustering)
+        for name in ("loss", "agreement", "steps"):  # of each process's own rows; all else is of all rows
+            self.figures.sums[name] = distributed.sum_over_processes(self.figures.sums[name])
         figures = self.figures.summary(self.config.min_size_ratio)
         self.figures = EpochFigures(self.config.n_clusters, self.config.dim, self.device)
         return figures
