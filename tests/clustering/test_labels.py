@@ -131,7 +131,7 @@ def test_before_stage_two_the_average_is_the_last_label():
     memory.write(torch.tensor([1]), torch.tensor([[3, 12]]))
     labels, shares = memory.read_average(torch.tensor([1, 0]))
     assert labels[..., 0].tolist() == [[3, 12], [-1, -1]]
-    assert shares.tolist() == [[[1, 0, 0, 0, 0]] * 2, [[0, 0, 0, 0, 0]] * 2]
+    assert shares.tolist() == [[[1]] * 2, [[0]] * 2]
     assert not memory.averaging
 
 

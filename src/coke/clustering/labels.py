@@ -73,14 +73,14 @@ class LabelMemory(nn.Module):
         return self.labels.index_select(0, ids).long()
 
     def read_average(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels int64 [B, H, S] and their shares float32 [B, H, S] that sum to 1.
+        """Labels int64 [B, H, S] and their shares float32 [B, H, S] that sum to 1; S is 1 before stage 2.
 
         An image that has no average yet gives its last label with share 1; an image without a label gives
         -1 and shares of 0. Empty slots have share 0 and label -1.
         """
         if self.slot_labels is None or self.slot_counts is None:
-            labels = torch.nn.functional.pad(self.read(ids)[..., None], (0, self.slots - 1), value=UNASSIGNED)
-            return labels, (labels >= 0).float()
+            last = self.read(ids).unsqueeze(-1)
+            return last, (last >= 0).float()
         counts = self.slot_counts.index_select(0, ids).abs().float()
         shares = counts.div_(counts.sum(dim=-1, keepdim=True).clamp_min_(1))
         return self.slot_labels.index_select(0, ids).long(), shares
@@ -118,7 +118,7 @@ class LabelMemory(nn.Module):
         if not self.averaging:
             empty = (0, self.slots - 1)
             self.slot_labels = torch.nn.functional.pad(self.labels[..., None], empty, value=UNASSIGNED)
-            self.slot_counts = torch.where(self.slot_labels >= 0, -1, 0).to(torch.int16)
+            self.slot_counts = (self.slot_labels >= 0).to(torch.int16).neg_()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}slot_labels" in state_dict:

@@ -43,17 +43,9 @@ class EpochFigures:
     def __init__(self, n_clusters: tuple[int, ...], dim: int, device: torch.device) -> None:
         self.n_clusters = n_clusters
         heads = len(n_clusters)
-        shapes: dict[str, tuple[int, ...]] = {
-            "loss": (),
-            "agreement": (),
-            "steps": (),
-            "images": (),
-            "known": (),
-        }
-        shapes |= {"kept": (heads,), "mean": (dim,)}
-        self.sums: dict[str, Tensor] = {
-            name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()
-        }
+        names = ("loss", "agreement", "steps", "images", "known")
+        self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
+        self.sums["kept"] = torch.zeros(heads, dtype=torch.float64, device=device)
         self.sums["covariance"] = torch.zeros(dim, dim, device=device)
         self.sums["sizes"] = torch.zeros(heads, max(n_clusters), device=device)
         self.sums["previous"] = torch.zeros(heads, max(n_clusters), device=device)
@@ -73,8 +65,8 @@ class EpochFigures:
         ones = torch.ones_like(new, dtype=torch.float32).t()
         self.sums["sizes"].scatter_add_(1, new.t(), ones)
         self.sums["previous"].scatter_add_(1, old.clamp(min=0).t(), ones * known)
-        self.sums["mean"] += features.sum(dim=0)
-        self.sums["covariance"].addmm_(features.t(), features)
+        centred = features - features.mean(dim=0)  # of the step: drift between steps is no spread
+        self.sums["covariance"].addmm_(centred.t(), centred)
 
     def summary(self, min_size_ratio: float) -> dict[str, Any]:
         """Figures of the epoch, plain numbers: see the fields of an epoch record in `coke.run`."""
@@ -83,8 +75,7 @@ class EpochFigures:
         kept = sums["kept"] / known if known else torch.full_like(sums["kept"], math.nan)
         by_chance = (sums["sizes"] / max(images, 1) * sums["previous"] / max(known, 1)).sum(dim=1)
         chance_corrected = ((kept - by_chance) / (1 - by_chance).clamp(min=1e-9)).mean()
-        mean = sums["mean"] / max(images, 1)
-        covariance = sums["covariance"].double() / max(images, 1) - mean.outer(mean)
+        covariance = sums["covariance"].double() / max(images, 1)
         return {
             "loss": float(sums["loss"]) / steps if steps else None,
             "ln_clusters": sum(map(math.log, self.n_clusters)) / len(self.n_clusters),
@@ -94,6 +85,8 @@ class EpochFigures:
             ],
             "churn": float(1 - kept.mean()) if known else None,
             "label_agreement": float(chance_corrected) if known else None,
+            "chance_agreement": float(by_chance.mean()),
+            "images": int(images),
             "prediction_agreement": float(sums["agreement"]) / steps if steps else None,
             "feature_spread": float(covariance.diagonal().sum().clamp(min=0).sqrt()),
             "effective_rank": effective_rank(covariance),
@@ -138,18 +131,30 @@ def effective_rank(covariance: Tensor) -> float:
     return float(torch.exp(-(shares * shares.clamp(min=1e-30).log()).sum()))
 
 
-def judge(epochs: list[dict[str, Any]], knn: list[dict[str, Any]], warmup_over: bool) -> Verdict:
+def judge(
+    epochs: list[dict[str, Any]],
+    knn: list[dict[str, Any]],
+    warmup_over: bool,
+    temperature: float = 0.1,
+) -> Verdict:
     """The verdict on a run from its epoch records so far and its k-NN records (the first is untrained)."""
     last = epochs[-1]
     loss, ln_clusters = last["loss"], last["ln_clusters"]
-    for failure in (_diverging(epochs), _constant(last), _dominated(last)):
+    for failure in (_diverging(epochs, temperature), _dominated(last), _constant(last)):
         if failure:
             return failure
     if loss is None:
-        return Verdict("clustering", True, f"first pass: clusters of {last['heads'][0]['used']} found", "")
-    for failure in (_noise(epochs, warmup_over), _nuisance(knn), _unbalanced(last)):
+        head = last["heads"][0]
+        text = f"first pass over the images, {head['used']} of {head['n_clusters']} clusters in use"
+        return Verdict("clustering", True, text, "")
+    n_trained = sum(record["loss"] is not None for record in epochs)
+    settled = warmup_over and n_trained >= 3
+    for failure in (_noise(epochs) if settled else None, _nuisance(knn), _unbalanced(last)):
         if failure:
             return failure
+    if not settled and loss >= ln_clusters:
+        text = f"loss {loss:.2f} is not yet below ln K {ln_clusters:.2f}: the first epochs say little"
+        return Verdict("starting", True, text, "")
     kept = last["label_agreement"]
     facts = [
         f"loss {loss:.2f} beside ln K {ln_clusters:.2f}",
@@ -161,12 +166,17 @@ def judge(epochs: list[dict[str, Any]], knn: list[dict[str, Any]], warmup_over: 
     return Verdict("learning", True, ", ".join(filter(None, facts)), "")
 
 
-def _diverging(epochs: list[dict[str, Any]]) -> Verdict | None:
+def _diverging(epochs: list[dict[str, Any]], temperature: float) -> Verdict | None:
+    """Far above a guess: sharper logits (a lower temperature) make wrong guesses dearer."""
     losses = [record["loss"] for record in epochs if record["loss"] is not None]
     if not losses:
         return None
     loss, ln_clusters = losses[-1], epochs[-1]["ln_clusters"]
-    if math.isfinite(loss) and loss <= 2 * ln_clusters + 1 and loss <= 1.5 * min(losses) + ln_clusters:
+    if (
+        math.isfinite(loss)
+        and loss <= ln_clusters + 0.3 / temperature
+        and loss <= 1.5 * min(losses) + ln_clusters
+    ):
         return None
     return Verdict(
         "diverging",
@@ -177,7 +187,11 @@ def _diverging(epochs: list[dict[str, Any]]) -> Verdict | None:
 
 
 def _constant(last: dict[str, Any]) -> Verdict | None:
-    if last["feature_spread"] >= 0.1 and last["effective_rank"] >= 2:
+    rank, kept = last["effective_rank"], last["label_agreement"]
+    few_directions = rank < 1.5 or (
+        rank < 2 and (kept is None or kept < 0.1)
+    )  # one line can hold two clusters
+    if last["feature_spread"] >= 0.1 and not few_directions:
         return None
     return Verdict(
         "constant",
@@ -202,14 +216,17 @@ def _dominated(last: dict[str, Any]) -> Verdict | None:
     return None
 
 
-def _noise(epochs: list[dict[str, Any]], warmup_over: bool) -> Verdict | None:
+def _noise(epochs: list[dict[str, Any]]) -> Verdict | None:
+    """Labels that survive an epoch no better than by chance, three epochs in a row."""
     last = epochs[-1]
-    trained = [record for record in epochs if record["loss"] is not None]
-    if len(trained) < 3 or not warmup_over or last["label_agreement"] is None:
+    agreements = [
+        record["label_agreement"] for record in epochs[-3:] if record["label_agreement"] is not None
+    ]
+    if len(agreements) < 3 or last["ln_clusters"] == 0:
         return None
-    recent = [record["label_agreement"] for record in trained[-3:]]
-    above_chance = last["prediction_agreement"] * math.exp(last["ln_clusters"])
-    if max(recent) > 0.02 or above_chance > 2:
+    chance, n_labels = last["chance_agreement"], last["images"] * len(last["heads"])
+    luck = 3 * math.sqrt(chance / max(1 - chance, 1e-9) / max(n_labels, 1))
+    if max(agreements) > max(0.012, luck):
         return None
     return Verdict(
         "noise",

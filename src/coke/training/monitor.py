@@ -65,7 +65,7 @@ class Monitor:
                 self.logbook.event(f"no k-NN: {error}", step=steps_done, epoch=epoch)
                 self.bank = None
         self.epochs.append({**figures, "epoch": epoch})
-        verdict = health.judge(self.epochs, self.knn, warmup_over)
+        verdict = health.judge(self.epochs, self.knn, warmup_over, self.config.objective.temperature)
         record = {"kind": "epoch", "epoch": epoch, **figures, **times, "verdict": asdict(verdict)}
         self.logbook.write(record, step=steps_done)
         self.logbook.epoch_line(record, n_epochs)

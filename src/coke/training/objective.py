@@ -57,9 +57,9 @@ class Objective:
         """What `LabelMemory.read_average` gives, [B, H, S], made a target: the last label, or the average."""
         if not averaging:
             return Target(labels[..., :1], shares[..., :1])
-        present = shares > 0
-        weights = (shares / self.average_temperature).masked_fill(~present, -torch.inf).softmax(dim=-1)
-        return Target(labels, weights.masked_fill(~present, 0.0))
+        # exp(share / t) over the labels borne, up to a factor; softmax over so few slots costs ten times this
+        weights = ((shares - 1) / self.average_temperature).exp_().mul_(shares > 0)
+        return Target(labels, weights / weights.sum(dim=-1, keepdim=True).clamp_(min=1e-30))
 
     def __call__(
         self, large: Sequence[Output], small: Sequence[Output], target: Target, centers: Sequence[Tensor]
