@@ -47,10 +47,11 @@ def test_alone_they_are_identities() -> None:
 
 @pytest.mark.slow
 def test_three_processes(tmp_path: Path) -> None:
-    mp.start_processes(_check, args=(str(tmp_path / "store"),), nprocs=N_PROCESSES, start_method="spawn")
+    arguments = (str(tmp_path / "store"),)
+    mp.start_processes(check_process, args=arguments, nprocs=N_PROCESSES, start_method="spawn")
 
 
-def _check(rank: int, store: str) -> None:
+def check_process(rank: int, store: str) -> None:
     """What each process sees; an assertion that fails here fails the test."""
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=N_PROCESSES)

@@ -88,7 +88,7 @@ def assert_equal_states(clustering, reference):
     np.testing.assert_array_equal(clustering.counts.numpy(), reference.counts)
 
 
-def replay(clustering, reference, epochs, n_views=1, n_images=106, batch_size=24, dim=12):
+def check_replay(clustering, reference, epochs, n_views=1, n_images=106, batch_size=24, dim=12):
     """Both see the same stream, the last batch of an epoch short (10 of 24); they agree after every step."""
     for epoch in epochs:
         for batch in stream(n_images, dim, n_views, epoch).split(batch_size):
@@ -109,10 +109,10 @@ def test_replay_of_both_stages(n_clusters, ratio, n_views):
     clustering = OnlineConstrainedKMeans(n_clusters, 12, ratio, dual_lr=1.5, centers=centers)
     reference = Reference(centers, ratio, 1.5)
     small = {} if n_clusters < 100 else {"n_images": 40, "batch_size": 24}
-    replay(clustering, reference, range(3), n_views, **small)
+    check_replay(clustering, reference, range(3), n_views, **small)
     clustering.begin_averaging()
     reference.stage_two_epoch = 1
-    replay(clustering, reference, range(3, 6), n_views, **small)
+    check_replay(clustering, reference, range(3, 6), n_views, **small)
 
 
 @pytest.mark.parametrize(("decay", "carry"), [(3.0, 0.0), (None, 0.5), (10.0, 1.0)])
@@ -121,7 +121,7 @@ def test_replay_with_decaying_step_and_carried_counts(decay, carry):
     clustering = OnlineConstrainedKMeans(
         6, 12, 0.4, 1.5, centers, dual_decay_updates=decay, count_carry=carry
     )
-    replay(clustering, Reference(centers, 0.4, 1.5, decay, carry), range(4))
+    check_replay(clustering, Reference(centers, 0.4, 1.5, decay, carry), range(4))
 
 
 def test_clusters_are_filled_where_plain_k_means_leaves_them_empty():

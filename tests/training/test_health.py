@@ -41,13 +41,17 @@ def test_figures_by_hand():
     found = figures.summary(min_size_ratio=0.4)
 
     x = features.double().numpy()
-    covariance = np.cov(x.T, bias=True)
+    between = np.zeros((5, 5))
+    for step in np.split(x, [16, 32, 48]):
+        drift = step.mean(axis=0) - x.mean(axis=0)
+        between += len(step) / 60 * np.outer(drift, drift)
+    covariance = np.cov(x.T, bias=True) - between  # law of total covariance: within = total - between
     spectrum = np.linalg.eigvalsh(covariance)
     shares = spectrum / spectrum.sum()
     assert found["feature_spread"] == pytest.approx(math.sqrt(np.trace(covariance)), rel=1e-4)
     assert found["effective_rank"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
 
-    kept, corrected = [], []
+    kept, chances, corrected = [], [], []
     for head, k in enumerate(HEADS):
         pairs = [(int(a), int(b)) for a, b in zip(old[:50, head], new[:50, head], strict=True)]
         kept.append(sum(a == b for a, b in pairs) / 50)
@@ -55,9 +59,12 @@ def test_figures_by_hand():
             (sum(a == label for a, _ in pairs) / 50) * (int((new[:, head] == label).sum()) / 60)
             for label in range(k)
         )
+        chances.append(chance)
         corrected.append((kept[-1] - chance) / (1 - chance))
     assert found["churn"] == pytest.approx(1 - sum(kept) / 2)
     assert found["label_agreement"] == pytest.approx(sum(corrected) / 2)
+    assert found["chance_agreement"] == pytest.approx(sum(chances) / 2)
+    assert found["images"] == 60
     assert found["loss"] == 3.0
     assert found["prediction_agreement"] == 0.375
     assert found["ln_clusters"] == pytest.approx((math.log(4) + math.log(6)) / 2)
@@ -73,11 +80,38 @@ def test_figures_by_hand():
         assert figures_of_head["size_quantiles"] == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_the_slicing_does_not_matter():
+def test_the_slicing_does_not_matter_to_labels():
     one, other = (summed(*epoch_of(), batch_size=size).summary(0.4) for size in (60, 7))
     assert one["heads"] == other["heads"]
-    assert (one["churn"], one["label_agreement"]) == (other["churn"], other["label_agreement"])
-    assert one["effective_rank"] == pytest.approx(other["effective_rank"], rel=1e-5)
+    for key in ("churn", "label_agreement", "chance_agreement", "images"):
+        assert one[key] == other[key]
+
+
+def test_drift_between_steps_is_no_spread():
+    """Features that are the same for all images of a step but move from step to step tell no images apart."""
+    generator = torch.Generator().manual_seed(0)
+    directions = normalize(torch.randn(20, 5, generator=generator))
+    labels = torch.zeros(8, 2, dtype=torch.int64)
+    figures = EpochFigures(HEADS, 5, CPU)
+    for direction in directions:
+        figures.add_labels(direction.expand(8, 5), labels, labels)
+    found = figures.summary(0.4)
+    assert found["feature_spread"] < 1e-6
+    assert found["effective_rank"] == 0
+
+
+def test_spread_within_steps_is_seen_below_a_drift():
+    """Steps of two rows, +- 0.1 on the first axis: covariance diag(0.01, 0, ...) wherever the steps lie."""
+    labels = torch.zeros(2, 2, dtype=torch.int64)
+    figures = EpochFigures(HEADS, 5, CPU)
+    for step in range(10):
+        features = torch.zeros(2, 5)
+        features[:, 1] = step / 10
+        features[:, 0] = torch.tensor([0.1, -0.1])
+        figures.add_labels(features, labels, labels)
+    found = figures.summary(0.4)
+    assert found["feature_spread"] == pytest.approx(0.1, rel=1e-5)
+    assert found["effective_rank"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_labels_at_random_agree_by_chance_alone():
@@ -90,6 +124,30 @@ def test_labels_at_random_agree_by_chance_alone():
     found = figures.summary(0.4)
     assert 1 - found["churn"] > 0.7
     assert abs(found["label_agreement"]) < 0.03
+    assert found["chance_agreement"] == pytest.approx(0.85**2 + 3 * 0.05**2, abs=0.02)
+    assert found["images"] == 20_000
+
+
+def test_luck_is_as_wide_as_the_verdict_takes_it():
+    """Labels drawn evenly from 5 clusters, 400 images: sigma = sqrt(c / (1 - c) / n) = sqrt(0.25 / 400) = 0.025."""
+    generator = torch.Generator().manual_seed(0)
+    agreements = []
+    for _ in range(300):
+        old, new = (torch.randint(5, (400, 1), generator=generator) for _ in range(2))
+        figures = EpochFigures((5,), 2, CPU)
+        figures.add_labels(torch.zeros(400, 2), old, new)
+        agreements.append(figures.summary(0.4)["label_agreement"])
+    assert abs(np.mean(agreements)) < 0.005  # standard error 0.0014
+    assert np.std(agreements) == pytest.approx(0.025, rel=0.15)
+
+
+def test_a_single_cluster_is_kept_by_chance_alone():
+    figures = EpochFigures((1,), 2, CPU)
+    labels = torch.zeros(9, 1, dtype=torch.int64)
+    figures.add_labels(torch.zeros(9, 2), labels, labels)
+    found = figures.summary(0.4)
+    assert (found["churn"], found["chance_agreement"], found["ln_clusters"]) == (0.0, 1.0, 0.0)
+    assert found["label_agreement"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_all_labels_kept_is_full_agreement():
@@ -105,6 +163,7 @@ def test_a_clustering_pass_has_no_loss_and_nothing_to_compare():
     found = summed(features, old, new).summary(0.4)
     for key in ("loss", "churn", "label_agreement", "prediction_agreement"):
         assert found[key] is None
+    assert (found["chance_agreement"], found["images"]) == (0.0, 60)
     assert found["heads"][0]["used"] == 4
 
 

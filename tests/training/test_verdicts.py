@@ -27,6 +27,8 @@ def record(**changes):
         "heads": [head()],
         "churn": 0.8,
         "label_agreement": 0.2,
+        "chance_agreement": 0.01,
+        "images": 12_000,
         "prediction_agreement": 0.3,
         "feature_spread": 0.9,
         "effective_rank": 40.0,
@@ -34,7 +36,8 @@ def record(**changes):
     return {**values, **changes}
 
 
-FIRST = record(loss=None, churn=None, label_agreement=None, prediction_agreement=None)
+FIRST = record(loss=None, churn=None, label_agreement=None, chance_agreement=0.0, prediction_agreement=None)
+LN_100 = math.log(100)
 NOISE = record(label_agreement=0.004, prediction_agreement=0.012, loss=4.6)
 
 
@@ -45,6 +48,8 @@ def accuracies(*values):
 def test_the_first_pass_is_clustering():
     verdict = judge([FIRST], [], warmup_over=False)
     assert (verdict.state, verdict.healthy) == ("clustering", True)
+    heads = [head(used=97), head(7)]  # the text is of the first
+    assert "97 of 100 clusters in use" in judge([{**FIRST, "heads": heads}], [], warmup_over=False).text
 
 
 def test_learning_says_its_figures():
@@ -59,11 +64,28 @@ def test_learning_says_its_figures():
         assert fact in verdict.text
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, 2 * math.log(100) + 1.1])
+@pytest.mark.parametrize("loss", [math.nan, math.inf, LN_100 + 3.05])
 def test_diverging(loss):
     verdict = judge([FIRST, record(), record(loss=loss)], [], warmup_over=True)
     assert (verdict.state, verdict.healthy) == ("diverging", False)
     assert "lower learning_rate" in verdict.action
+
+
+@pytest.mark.parametrize(
+    ("temperature", "above"),
+    [(0.1, 3.0), (0.05, 6.0), (0.5, 0.6)],  # 0.3 / temperature
+)
+def test_a_guess_costs_more_at_a_low_temperature(temperature, above):
+    """The one trained epoch is its own best, so that only ln K counts."""
+    for loss, expected in ((LN_100 + above - 0.01, "starting"), (LN_100 + above + 0.01, "diverging")):
+        history = [FIRST, record(loss=loss)]
+        assert judge(history, [], warmup_over=False, temperature=temperature).state == expected
+
+
+def test_the_temperature_is_a_tenth_unless_said():
+    history = [FIRST, record(loss=LN_100 + 3.01)]
+    assert judge(history, [], warmup_over=False).state == "diverging"
+    assert judge(history, [], warmup_over=False, temperature=0.09).state == "starting"
 
 
 def test_a_loss_that_climbs_far_above_its_best_is_diverging():
@@ -81,6 +103,24 @@ def test_constant(changes, base):
     verdict = judge([{**base, **changes}], [], warmup_over=False)
     assert (verdict.state, verdict.healthy) == ("constant", False)
     assert "hardly differ" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("rank", "kept", "constant"),
+    [
+        (1.4, 0.9, True),
+        (1.6, 0.1, False),  # one line can hold two clusters, as labels that last show
+        (1.6, 0.09, True),
+        (1.6, None, True),
+        (1.99, 0.09, True),
+        (2.0, 0.0, False),
+        (2.0, None, False),
+    ],
+)
+def test_few_directions_are_constant_unless_labels_last(rank, kept, constant):
+    verdict = judge([FIRST, record(effective_rank=rank, label_agreement=kept)], [], warmup_over=False)
+    assert (verdict.state == "constant") == constant
+    assert verdict.healthy != constant
 
 
 @pytest.mark.parametrize(
@@ -114,17 +154,86 @@ def test_noise_needs_three_epochs_after_the_warm_up():
     assert judge(history[:3], [], warmup_over=True).state == "learning"
 
 
-def test_noise_is_neither_labels_that_last_nor_predictions_above_chance():
-    kept = record(label_agreement=0.03, prediction_agreement=0.012)
+def test_labels_that_last_are_no_noise():
+    kept = record(label_agreement=0.03, prediction_agreement=0.012, loss=4.6)
+    for place in range(3):  # in any of the three epochs
+        recent = [NOISE] * 3
+        recent[place] = kept
+        assert judge([FIRST, *recent], [], warmup_over=True).state == "learning"
+    assert judge([FIRST, kept, NOISE, NOISE, NOISE], [], warmup_over=True).state == "noise"  # long ago
+
+
+def test_predictions_above_chance_do_not_excuse_noise():
     predicted = record(label_agreement=0.004, prediction_agreement=0.03)  # three times chance
-    for last in (kept, predicted):
-        assert judge([FIRST, NOISE, NOISE, last], [], warmup_over=True).state == "learning"
+    assert judge([FIRST, *[predicted] * 3], [], warmup_over=True).state == "noise"
+
+
+@pytest.mark.parametrize(
+    ("chance", "images", "heads", "bound"),
+    [
+        (0.25, 300, 1, 0.1),  # 3 sqrt(1/3 / 300) = 3 / 30
+        (0.25, 300, 4, 0.05),  # four heads are four times the labels: 3 / 60
+        (0.5, 10_000, 1, 0.03),  # 3 sqrt(1 / 10,000)
+        (0.01, 50_000, 1, 0.012),  # 3 sqrt(1/99 / 50,000) = 0.0013: the floor
+    ],
+)
+def test_noise_is_what_luck_explains(chance, images, heads, bound):
+    changes = {"chance_agreement": chance, "images": images, "heads": [head()] * heads}
+    for share, expected in ((0.98, "noise"), (1.02, "learning")):
+        lucky = {**NOISE, **changes, "label_agreement": share * bound}
+        low = {**NOISE, **changes, "label_agreement": -0.001}
+        assert judge([FIRST, low, lucky, low], [], warmup_over=True).state == expected
+
+
+def test_noise_counts_trained_epochs_with_labels_to_compare():
+    second_pass = record(loss=None, label_agreement=0.004, prediction_agreement=None)
+    unknown = {**NOISE, "label_agreement": None}
+    assert judge([FIRST, second_pass, NOISE, NOISE], [], warmup_over=True).state == "learning"
+    assert judge([FIRST, NOISE, NOISE, unknown], [], warmup_over=True).state == "learning"
+
+
+def test_one_cluster_is_no_noise():
+    """K = 1: every label is kept, by chance, and the loss is 0 = ln K."""
+    single = record(
+        loss=0.0,
+        ln_clusters=0.0,
+        heads=[head(1, largest_share=1.0)],
+        label_agreement=0.0,
+        chance_agreement=1.0,
+        prediction_agreement=1.0,
+    )
+    history = [FIRST, single, single, single]
+    assert judge(history[:2], [], warmup_over=True).state == "starting"
+    assert judge(history, [], warmup_over=False).state == "starting"
+    assert judge(history, [], warmup_over=True).state == "learning"
+
+
+@pytest.mark.parametrize(
+    ("n_trained", "warmup_over", "expected"),
+    [(1, True, "starting"), (2, True, "starting"), (3, True, "learning"), (5, False, "starting")],
+)
+@pytest.mark.parametrize("loss", [LN_100, 5.2])
+def test_starting_ends_with_the_warm_up_and_three_trained_epochs(n_trained, warmup_over, expected, loss):
+    high = record(loss=loss)
+    verdict = judge([FIRST, *[high] * n_trained], [], warmup_over)
+    assert (verdict.state, verdict.healthy, verdict.action) == (expected, True, "")
+    assert f"ln K {LN_100:.2f}" in verdict.text
+    below = record(loss=LN_100 - 0.01)
+    assert judge([FIRST, *[high] * (n_trained - 1), below], [], warmup_over).state == "learning"
+
+
+def test_starting_hides_no_failure():
+    empty = record(loss=5.0, heads=[head(used=10, smallest=0)])
+    assert judge([FIRST, empty], [], warmup_over=False).state == "unbalanced"
+    high = [FIRST, record(loss=5.0)]
+    assert judge(high, accuracies(0.40, 0.39, 0.37), warmup_over=False).state == "nuisance"
+    assert judge([FIRST, record(loss=5.0, feature_spread=0.05)], [], warmup_over=False).state == "constant"
 
 
 def test_perfect_balance_at_chance_is_not_health():
     even = [head(smallest=100, largest=100, largest_share=0.01)]
     history = [FIRST, *[{**NOISE, "heads": even}] * 3]
-    assert not judge(history, [], warmup_over=True).healthy
+    assert judge(history, [], warmup_over=True).state == "noise"
 
 
 def test_nuisance_is_learning_that_loses_the_labels():
@@ -152,11 +261,12 @@ def test_the_gravest_is_said_first():
     bad = record(loss=math.nan, feature_spread=0.0, heads=[head(largest_share=1.0, used=1, smallest=0)])
     history = [FIRST, bad]
     assert judge(history, [], warmup_over=True).state == "diverging"
-    assert judge([FIRST, {**bad, "loss": 3.0}], [], warmup_over=True).state == "constant"
-    assert (
-        judge([FIRST, {**bad, "loss": 3.0, "feature_spread": 0.9}], [], warmup_over=True).state
-        == "collapsing"
-    )
+    dominated = {**bad, "loss": 3.0}  # one cluster of all images makes features alike: the cause comes first
+    assert judge([FIRST, dominated], [], warmup_over=True).state == "collapsing"
+    alike = {**dominated, "heads": [head(used=1, smallest=0)]}
+    assert judge([FIRST, alike], [], warmup_over=True).state == "constant"
+    spread = {**alike, "feature_spread": 0.9}
+    assert judge([FIRST, spread], [], warmup_over=True).state == "unbalanced"
 
 
 def test_every_failure_names_an_action():
