@@ -11,8 +11,15 @@ from torch import nn
 
 from coke.errors import ConfigError
 from coke.training.config import Config
-from coke.training.optim import Schedule, make_optimizer, rates, set_learning_rate
+from coke.training.optim import Schedule, make_optimizer, set_learning_rate
 from coke.training.views import View
+
+
+def rates(schedule, n_steps):
+    """The learning rates of the next steps."""
+    for _ in range(n_steps):
+        yield schedule.learning_rate
+        schedule.advance()
 
 
 def config(**changes):

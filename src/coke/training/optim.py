@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -50,6 +49,16 @@ class Schedule:
         clustering_epochs: which come first, without training.
         warmup_epochs: the ramp, at most a quarter of the training epochs.
         steps_per_epoch: steps in an epoch.
+
+    Example:
+        >>> schedule = Schedule(1.0, n_epochs=3, clustering_epochs=1, warmup_epochs=0.5, steps_per_epoch=2)
+        >>> for step in range(4):
+        ...     print(round(schedule.learning_rate, 2))
+        ...     schedule.advance()
+        0.5
+        1.0
+        0.75
+        0.25
     """
 
     def __init__(
@@ -105,15 +114,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def rates(schedule: Schedule, n_steps: int) -> Iterator[float]:
-    """The learning rates of the next steps, advancing the schedule.
-
-    >>> schedule = Schedule(1.0, n_epochs=5, clustering_epochs=1, warmup_epochs=1, steps_per_epoch=2)
-    >>> [round(rate, 2) for rate in rates(schedule, 8)]
-    [0.33, 0.67, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
-    """
-    for _ in range(n_steps):
-        yield schedule.learning_rate
-        schedule.advance()
