@@ -47,14 +47,14 @@ def test_alone_they_are_identities() -> None:
 
 @pytest.mark.slow
 def test_three_processes(tmp_path: Path) -> None:
-    arguments = (str(tmp_path / "store"),)
-    mp.start_processes(check_process, args=arguments, nprocs=N_PROCESSES, start_method="spawn")
+    mp.start_processes(check_process, args=(tmp_path,), nprocs=N_PROCESSES, start_method="spawn")
+    assert sorted(path.name for path in tmp_path.glob("passed *")) == ["passed 0", "passed 1", "passed 2"]
 
 
-def check_process(rank: int, store: str) -> None:
+def check_process(rank: int, folder: Path) -> None:
     """What each process sees; an assertion that fails here fails the test."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=N_PROCESSES)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=N_PROCESSES)
     assert (distributed.rank(), distributed.world_size()) == (rank, N_PROCESSES)
     for n_rows in ROWS:
         for dtype in (torch.float32, torch.int64, torch.bfloat16):
@@ -84,3 +84,4 @@ def check_process(rank: int, store: str) -> None:
     assert norm.weight.tolist() == [float(rank)] * 2  # parameters are DDP's
     distributed.barrier()
     dist.destroy_process_group()
+    (folder / f"passed {rank}").touch()  # got here: every assertion held
