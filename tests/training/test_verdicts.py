@@ -73,7 +73,7 @@ def test_diverging(loss):
 
 @pytest.mark.parametrize(
     ("temperature", "above"),
-    [(0.1, 3.0), (0.05, 6.0), (0.5, 0.6)],  # 0.3 / temperature
+    [(0.1, 2.5), (0.05, 5.0), (0.5, 0.5)],  # 0.25 / temperature
 )
 def test_a_guess_costs_more_at_a_low_temperature(temperature, above):
     """The one trained epoch is its own best, so that only ln K counts."""
@@ -83,7 +83,7 @@ def test_a_guess_costs_more_at_a_low_temperature(temperature, above):
 
 
 def test_the_temperature_is_a_tenth_unless_said():
-    history = [FIRST, record(loss=LN_100 + 3.01)]
+    history = [FIRST, record(loss=LN_100 + 2.51)]
     assert judge(history, [], warmup_over=False).state == "diverging"
     assert judge(history, [], warmup_over=False, temperature=0.09).state == "starting"
 

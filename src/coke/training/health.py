@@ -174,7 +174,7 @@ def _diverging(epochs: list[dict[str, Any]], temperature: float) -> Verdict | No
     loss, ln_clusters = losses[-1], epochs[-1]["ln_clusters"]
     if (
         math.isfinite(loss)
-        and loss <= ln_clusters + 0.3 / temperature
+        and loss <= ln_clusters + 0.25 / temperature
         and loss <= 1.5 * min(losses) + ln_clusters
     ):
         return None
