@@ -129,10 +129,13 @@ class Trainer:
     def _stop_or_save(self, run: Run, interrupt: Interrupt) -> None:
         """Between two steps: save where it is due, and stop where a signal came to any process."""
         device = self.learner.device
+        if device.type == "cuda" and distributed.world_size() > 1 and self.step % self.config.log_every:
+            return  # to ask the others, the host would wait for the device after every step
         stop = distributed.any_process(interrupt.signal is not None, device)
         ended = self.step == 0
         finished = self.epoch >= self.learner.schedule.n_epochs
         late = time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
+        late = distributed.any_process(late, device)  # clocks differ, and all must meet in `save`
         if stop or finished or late or (ended and self.epoch % self.config.checkpoint_epochs == 0):
             self.save(run)
         if stop and not finished:
