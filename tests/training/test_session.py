@@ -93,3 +93,15 @@ def test_slower_on_the_way(images: Path, tmp_path: Path) -> None:
     assert checkpoint.load(run)["elapsed"] < 5.5
     rates = [record["learning_rate"] for record in run.metrics("step")]
     assert rates[-1] < 0.1 * max(rates)
+
+
+def test_start_is_told_and_kept(images: Path, tmp_path: Path) -> None:
+    """What the images decided and why: in the record from the start, in the folder after a resumption too."""
+    run = train(images, tmp_path, tiny())
+    decisions = run.environment["decisions"]
+    told = [record["text"] for record in run.metrics("event")]
+    assert "200 images; no labels: no probes" in told[0]
+    assert set(decisions) <= set(told)
+    coke.pretrain(images, out=tmp_path, backbone=tiny(), resume=True, overrides=SETTINGS)
+    assert run.environment["resumed"]
+    assert run.environment["decisions"] == decisions

@@ -52,15 +52,13 @@ class Session:
         if run is not None and not resume:
             _refuse_to_overwrite(run)
         self.fabric = make_fabric(self.config)
+        if run is not None and not resume and distributed.rank() == 0:
+            run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
         self.config = self.config.replaced(workers=_workers(self.config, plan.splits, self.fabric.device))
         torch.manual_seed(self.config.seed)
         self.backbone = make_backbone(self.config) if backbone is None else backbone
         n_features = check_backbone(self.backbone, self.config)
-        notes = (
-            [outputs.start_from(self.backbone, Path(self.config.init))]
-            if self.config.init and not state
-            else []
-        )
+        weights = self._start_weights() if state is None else []
         changed: list[str] = []
         if state is not None:
             train = plan.splits.train
@@ -72,8 +70,9 @@ class Session:
             self._open_folder(run, state is not None)
         if state is not None and run is not None:
             self._resume(run, state, changed)
-        for note in notes:
-            self.logbook.event(note)
+        else:
+            for text in [*self._opening_words(), *weights]:
+                self.logbook.event(text)
 
     def _opening_words(self) -> list[str]:
         splits, config = self.plan.splits, self.config
@@ -94,7 +93,10 @@ class Session:
 
     def _open_folder(self, run: Run, resumed: bool) -> None:
         run.write_config(self.config.as_dict())
-        run.write_json(run.environment_file, environment(self.plan, self.config, self.fabric, resumed))
+        made_with = environment(self.plan, self.config, self.fabric, resumed)
+        if resumed:  # the first start decided: a resumed one finds every figure settled
+            made_with["decisions"] = run.environment.get("decisions", made_with["decisions"])
+        run.write_json(run.environment_file, made_with)
         self._list_unreadable(run)
         if not resumed:
             weights = {name: value.cpu().contiguous() for name, value in (self._initial or {}).items()}
@@ -203,7 +205,8 @@ def _workers(config: Config, splits: Splits, device: torch.device) -> int:
         return config.workers
     if splits.train.pixels is not None:
         return 0
-    share = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine
     return max(1, min(16, share - (device.type != "cpu")))
 
 
@@ -212,7 +215,6 @@ def _refuse_to_overwrite(run: Run) -> None:
         raise ResumeError(
             f"{run.path} holds a run already: continue it with --resume, or choose another --out"
         )
-    run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
 
 
 def _before(record: dict[str, Any], epoch: int, step: int) -> bool:
