@@ -165,3 +165,9 @@ def test_module_that_is_no_backbone(tmp_path: Path, shape: str) -> None:
     with pytest.raises(ConfigError, match=r"a backbone must give \[B, F\] or \[B, F, h, w\]"):
         coke.pretrain(data, out=tmp_path / "run", backbone=module, overrides={**SETTINGS, "batch_size": 20})
     assert not (tmp_path / "run").exists()
+
+
+def test_users_module_stands_for_both_networks(run: Run) -> None:
+    """The augmented probe asks both networks last: one module must not have become the other by then."""
+    shown = coke.evaluate(run, backbone=tiny(5), augmented=True)["representations"]
+    assert shown["untrained"]["linear_augmented"] != shown["trained"]["linear_augmented"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -86,7 +87,8 @@ def pretrain(
         session.train()
         session.write_outputs()
     except DivergedError:
-        write_report(run, plan.splits.train)
+        if distributed.rank() == 0:
+            write_report(run, plan.splits.train)
         raise
     finally:
         session.close()
@@ -170,7 +172,7 @@ def evaluate_on(
     assert query is not None
     assert bank.labels is not None
     assert query.labels is not None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
     size = config.image_size
     mean, std = config.mean, config.std
 
@@ -185,7 +187,7 @@ def evaluate_on(
         raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query)
     )
     representations = {"raw pixels": (bank_pixels, query_pixels)}
-    untrained = load_backbone(config, run.initial, backbone)
+    untrained = load_backbone(config, run.initial, copy.deepcopy(backbone))  # a user's module is one
     adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
     representations["untrained"] = features(untrained)
     trained = load_backbone(config, run.backbone, backbone)
@@ -204,7 +206,7 @@ def evaluate_on(
             )
     evaluation: dict[str, Any] = {
         "representations": scores,
-        "heads": _heads(run, splits),
+        "heads": _heads(run),
         "split": splits.note,
         "raw_pixels_size": small,
     }
@@ -218,7 +220,7 @@ def evaluate_on(
     return evaluation
 
 
-def _heads(run: Run, splits: Splits) -> list[dict[str, Any]]:
+def _heads(run: Run) -> list[dict[str, Any]]:
     """How far the run's own clusters agree with the labels, for the images that it was trained on."""
     import pyarrow.parquet as pq
 
