@@ -16,6 +16,7 @@ from coke.data.scan import scan
 from coke.data.sources import Pixels, Rows
 from coke.errors import ConfigError
 from coke.run import Run
+from coke.training import outputs
 from coke.training.config import Config
 from coke.training.network import Network
 from coke.training.outputs import (
@@ -120,14 +121,13 @@ def test_place_by_brute_force():
     features = normalize(torch.randn(50, 6, generator=generator))
     centers = normalize(torch.randn(7, 6, generator=generator))
     duals = torch.rand(7, generator=generator)
-    for rows in (4096, 50, 8, 1):
-        cluster, score, margin = place(features, centers, duals, rows=rows)
-        for index, x in enumerate(features):
-            values = [float(x @ c) + float(d) for c, d in zip(centers, duals, strict=True)]
-            best, second = sorted(values, reverse=True)[:2]
-            assert int(cluster[index]) == values.index(best)
-            assert float(score[index]) == pytest.approx(float(x @ centers[cluster[index]]), abs=1e-6)
-            assert float(margin[index]) == pytest.approx(best - second, abs=1e-5)
+    cluster, score, margin = place(features, centers, duals)
+    for index, x in enumerate(features):
+        values = [float(x @ c) + float(d) for c, d in zip(centers, duals, strict=True)]
+        best, second = sorted(values, reverse=True)[:2]
+        assert int(cluster[index]) == values.index(best)
+        assert float(score[index]) == pytest.approx(float(x @ centers[cluster[index]]), abs=1e-6)
+        assert float(margin[index]) == pytest.approx(best - second, abs=1e-5)
 
 
 def test_place_with_one_cluster():
@@ -155,8 +155,9 @@ def test_clusters_are_the_frozen_centers_and_the_duals(tmp_path):
         assert torch.equal(stored[f"duals_{head}"], clustering.duals)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, labelled):
+@pytest.mark.parametrize(("labelled", "block"), [(False, 4096), (True, 4096), (True, 4)])
+def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monkeypatch, labelled, block):
+    monkeypatch.setattr(outputs, "_BLOCK", block)  # 11 images in one block, or in three
     pixels = torch.randint(256, (11, 3, 16, 16), dtype=torch.uint8)
     labels = torch.arange(11) % 3 if labelled else None
     rows = Rows(

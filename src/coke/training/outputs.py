@@ -19,6 +19,8 @@ from coke.run import Run, atomic
 from coke.training.config import Config
 from coke.training.network import Network, pool
 
+_BLOCK = 4096  # images whose features are held at a time: never all of them
+
 
 def write_backbone(path: Path, backbone: nn.Module, config: Config) -> None:
     """Weights as ``timm.create_model(name, num_classes=0, checkpoint_path=path)`` takes them.
@@ -101,17 +103,20 @@ def write_assignments(
     ``score`` is the cosine to the center, ``margin`` how far cosine plus dual lies above the second best.
     """
     projection = _Projection(network)
-    features = extract(projection, images, size=config.image_size, mean=config.mean, std=config.std)
+    heads = [(clustering.frozen_centers.cpu(), clustering.duals.cpu()) for clustering in clusterings]
+    blocks: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads]
+    for rows in torch.arange(len(images)).split(_BLOCK):
+        features = extract(
+            projection, images.subset(rows), size=config.image_size, mean=config.mean, std=config.std
+        )
+        for found, (centers, duals) in zip(blocks, heads, strict=True):
+            found.append(place(features, centers, duals))
     columns: dict[str, object] = {"key": pa.array(images.keys, pa.string())}
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
-    for head, clustering in enumerate(clusterings):
-        cluster, score, margin = place(features, clustering.frozen_centers.cpu(), clustering.duals.cpu())
-        columns |= {
-            f"cluster_{head}": cluster.numpy(),
-            f"score_{head}": score.numpy(),
-            f"margin_{head}": margin.numpy(),
-        }
+    for head, found in enumerate(blocks):
+        for name, values in zip(("cluster", "score", "margin"), zip(*found, strict=True), strict=True):
+            columns[f"{name}_{head}"] = torch.cat(values).numpy()
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
 
@@ -127,16 +132,10 @@ class _Projection(nn.Module):
 
 
 @torch.no_grad()
-def place(
-    features: Tensor, centers: Tensor, duals: Tensor, rows: int = 4096
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cluster, cosine and margin of features [N, D] under centers [K, D] and duals [K], N at a time in blocks."""
-    clusters, scores, margins = [], [], []
-    for block in features.split(rows):
-        cosines = block @ centers.t()
-        best = (cosines + duals).topk(min(2, len(centers)), dim=1)
-        cluster = best.indices[:, 0]
-        clusters.append(cluster)
-        scores.append(cosines.gather(1, cluster[:, None])[:, 0])
-        margins.append(best.values[:, 0] - best.values[:, -1])
-    return torch.cat(clusters), torch.cat(scores), torch.cat(margins)
+def place(features: Tensor, centers: Tensor, duals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cluster, cosine and margin [B] each of features [B, D] under centers [K, D] and duals [K]."""
+    cosines = features @ centers.t()
+    best = (cosines + duals).topk(min(2, len(centers)), dim=1)
+    cluster = best.indices[:, 0]
+    score = cosines.gather(1, cluster[:, None])[:, 0]
+    return cluster, score, best.values[:, 0] - best.values[:, -1]
