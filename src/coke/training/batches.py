@@ -74,7 +74,8 @@ class Batches:
     ) -> None:
         self.images, self.views, self.seed = images, views, seed
         self.accumulate, self.workers, self.device = accumulate, workers, device
-        rows = 2 * distributed.world_size()  # batch norm needs two images in each process
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()  # workers cannot ask
+        rows = 2 * self.world_size  # batch norm needs two images in each process
         self.n_steps = max(1, min(-(-len(images) // batch_size), len(images) // rows))
         self.mean = torch.tensor(mean, device=device)[:, None, None]
         self.std = torch.tensor(std, device=device)[:, None, None]
@@ -94,7 +95,7 @@ class Batches:
         """The steps of an epoch from ``first_step`` on, each as ``accumulate`` parts."""
         order = self.order(epoch)
         steps = range(first_step, self.n_steps)
-        n_parts = [_count_parts(len(order[step]), self.accumulate) for step in steps]
+        n_parts = [self._count_parts(len(order[step])) for step in steps]
         jobs = [(step, part) for step, count in zip(steps, n_parts, strict=True) for part in range(count)]
         made = (self._warped if self.resident else self._decoded)(epoch, order, jobs)
         for count in n_parts:
@@ -102,14 +103,18 @@ class Batches:
 
     def plan(self, epoch: int, step: int, part: int, ids: Tensor) -> _Plan:
         """What one part of a step is made of: ids [B] of the step -> ids and random numbers of this process."""
-        rows = torch.arange(len(ids)).tensor_split(_count_parts(len(ids), self.accumulate))[part]
-        own = rows[distributed.shard(len(rows))]
+        rows = torch.arange(len(ids)).tensor_split(self._count_parts(len(ids)))[part]
+        own = rows[distributed.shard(len(rows), self.rank, self.world_size)]
         keys = [("view", epoch, step, index) for index in range(len(self.views))]
         draws = [
             draw(view, len(ids), generator(self.seed, *key)).rows(own)
             for view, key in zip(self.views, keys, strict=True)
         ]
         return _Plan(ids[own], ids[rows], draws)
+
+    def _count_parts(self, n_images: int) -> int:
+        """Parts of a step: no more than leave two images, which batch norm needs, to each process."""
+        return max(1, min(self.accumulate, n_images // (2 * self.world_size)))
 
     def _warped(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         for step, part in jobs:
@@ -153,11 +158,6 @@ class _Plan:
     ids: Tensor
     all_ids: Tensor
     draws: list[Draw]
-
-
-def _count_parts(n_images: int, accumulate: int) -> int:
-    """Parts of a step: no more than leave two images, which batch norm needs, to each process."""
-    return max(1, min(accumulate, n_images // (2 * distributed.world_size())))
 
 
 class _Crops(Dataset[list[Tensor]]):
