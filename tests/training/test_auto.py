@@ -130,6 +130,7 @@ def test_what_is_given_is_taken_and_not_explained():
 def test_a_share_of_nothing_for_averaging_is_kept():
     assert auto(images(500)).config.averaging_share == 0.2
     assert auto(images(500), averaging_share=0).config.averaging_share == 0
+    assert auto(images(500), epochs=50).config.averaging_share == 0.2
 
 
 def test_one_figure_given_leaves_the_others_to_the_data():
