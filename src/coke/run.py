@@ -13,7 +13,8 @@
     report.html            all of it in one page
     tensorboard/           the same metrics for TensorBoard
 
-Every file is written to a temporary name, synced and renamed: a reader never sees half of one.
+Every file is written to a temporary name, synced and renamed: a reader never sees half of one. Only
+metrics.jsonl and tensorboard/ grow as the run goes; a last line that a crash cut short is not read.
 """
 
 from __future__ import annotations
