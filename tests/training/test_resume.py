@@ -243,3 +243,15 @@ def test_folder_is_not_overwritten(images: Path, one_step: Run, tmp_path: Path) 
     with pytest.raises(ResumeError, match="holds no run"):
         train(images, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_more_minutes(images: Path, tmp_path: Path) -> None:
+    """A run that was cut goes on to all its epochs once time allows; more epochs alone do not buy time."""
+    run = train(images, tmp_path, epochs=1000, max_minutes=1 / 60)
+    n_epochs = len(run.metrics("epoch"))
+    assert n_epochs < 900
+    again = train(images, tmp_path, backbone=tiny(2), resume=True, epochs=2000, max_minutes=1e-3)
+    assert len(again.metrics("epoch")) == n_epochs
+    final = train(images, tmp_path, backbone=tiny(2), resume=True, epochs=n_epochs + 4, max_minutes=10)
+    assert len(final.metrics("epoch")) == n_epochs + 4
+    assert final.metrics("step")[-1]["learning_rate"] < 0.1 * SETTINGS["learning_rate"]

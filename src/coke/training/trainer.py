@@ -209,11 +209,13 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint (see `checkpoint.load` and `checkpoint.check_same`)."""
         self.learner.load_state_dict(state)
-        if self.config.epochs == state["config"]["epochs"]:
+        self.epoch, self.step, self.elapsed = state["epoch"], state["step"], state["elapsed"]
+        if all(getattr(self.config, key) == state["config"][key] for key in ("epochs", "max_minutes")):
             self.learner.schedule.n_epochs = int(state["schedule"]["n_epochs"])
         else:
             self.learner.schedule.start_over(self.config.epochs)
-        self.epoch, self.step, self.elapsed = state["epoch"], state["step"], state["elapsed"]
+            if self.step == 0:  # within an epoch its end comes first
+                self._fit_into_time()
 
 
 def seconds_per_epoch(trainer: Trainer, most_steps: int = 12) -> float:
