@@ -52,10 +52,8 @@ def build(record: type[Record], settings: Mapping[str, Any]) -> Record:
 
 def check(record: type, settings: Mapping[str, Any], later: tuple[str, ...] = ()) -> None:
     """Raise `ConfigError` for unknown keys and wrong types; keys of ``later`` may still be "auto"."""
-    names = [field.name for field in fields(record)]
+    _check_keys(record, settings, "")
     for key, value in settings.items():
-        if key not in names:
-            raise ConfigError(f"unknown key {key}{did_you_mean(key, names)}; known: {', '.join(names)}")
         if not (key in later and value == "auto"):
             convert(record, key, value)
 
@@ -153,16 +151,18 @@ def _convert_record(wanted: type, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys, got {value!r}")
-    hints = typing.get_type_hints(wanted)
-    names = [f.name for f in fields(wanted)]
-    for key in value:
-        if key not in names:
-            prefix = f"{where}." if where else ""
-            raise ConfigError(
-                f"unknown key {prefix}{key!s}{did_you_mean(str(key), names)}; known: {', '.join(names)}"
-            )
     prefix = f"{where}." if where else ""
+    _check_keys(wanted, value, prefix)
+    hints = typing.get_type_hints(wanted)
     return wanted(**{key: _convert(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
+
+
+def _check_keys(record: type, settings: Mapping[str, Any], prefix: str) -> None:
+    names = [field.name for field in fields(record)]
+    for key in settings:
+        if key not in names:
+            hint = did_you_mean(str(key), names)
+            raise ConfigError(f"unknown key {prefix}{key}{hint}; known: {', '.join(names)}")
 
 
 def _describe(wanted: Any) -> str:
