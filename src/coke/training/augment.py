@@ -128,7 +128,8 @@ def orient(images: Tensor, draw: Draw, view: View) -> Tensor:
     if view.rotation == 0:
         floats = images.float().div_(255) if images.dtype == torch.uint8 else images
         return torch.where(draw.flip[:, None, None, None], floats.flip(-1), floats)
-    whole = torch.tensor([0.0, 0.0, size, size], device=images.device).expand(len(images), 4)
+    whole = draw.angle.new_zeros(len(images), 4)
+    whole[:, 2:] = size
     return warp(images, whole, draw, size)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from coke.clustering.labels import smallest_integer_type
 from coke.clustering.sizes import min_size
 from coke.run import Run
 from coke.training.plan import Plan, default_folder, make_plan
@@ -70,9 +71,10 @@ def _bounds(plan: Plan) -> Iterator[str]:
 def _memory(plan: Plan) -> Iterator[str]:
     config, train = plan.config, plan.splits.train
     clusters = sum(config.n_clusters)
-    labels = len(train) * len(config.n_clusters) * (1 if max(config.n_clusters) <= 128 else 2)
+    label = smallest_integer_type(max(config.n_clusters)).itemsize
+    labels = len(train) * len(config.n_clusters) * label
     if config.averaging_share > 0:
-        labels += len(train) * len(config.n_clusters) * config.label_slots * 4
+        labels += len(train) * len(config.n_clusters) * config.label_slots * (label + 2)
     logits = 4 * clusters * config.batch_size * (len(config.large_views) + len(config.small_views))
     pixels = 0 if train.pixels is None else train.pixels.numel()
     yield (

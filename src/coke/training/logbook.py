@@ -44,7 +44,7 @@ class Logbook:
             self._stream = open(self.run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
 
     def flush(self) -> None:
-        """Bring everything to disk."""
+        """Hand TensorBoard's events to its file."""
         if self._board is not None:
             self._board.flush()
 
@@ -54,7 +54,7 @@ class Logbook:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def write(self, record: dict[str, Any], *, step: int) -> None:
-        """One record, on disk before this returns to the next step; ``step`` counts from the run's start."""
+        """One record, in its file before the next step begins; ``step`` counts from the run's start."""
         if self._stream is not None:
             self._stream.write(json.dumps(record) + "\n")
             self._stream.flush()

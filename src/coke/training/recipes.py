@@ -146,7 +146,7 @@ _ALL = (
     Recipe(
         "auto",
         "your own images: view size, backbone, K, batch, step sizes and epochs follow from how many there are",
-        {},
+        {"averaging_share": 0.2},
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
