@@ -89,7 +89,7 @@ def test_path_with_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["textures", "epochs=1"], "epochs"),
         (["textures", "precision=8"], "precision must be '32-true'"),
         (["textures", "n_clusters=3000"], "n_clusters=3000 is too many for 5,000 images"),
-        (["textures", "min_size_ratio=1.5"], "min_size_ratio=1.5 cannot hold"),
+        (["textures", "min_size_ratio=1.5"], "min_size_ratio must lie in 0 ... 1"),
         (["textures", "seed=x"], "seed must be a whole number"),
         (["textures", "accelerator=warp"], "warp"),
         (["textures", "init=nowhere.safetensors"], "nowhere.safetensors"),
@@ -116,9 +116,11 @@ def test_settings_are_checked_before_images_are_read(
         raise AssertionError("images were read")
 
     monkeypatch.setattr("coke.training.plan.open_data", read)
-    assert "did you mean 'epochs'?" in refused(
-        capsys, "pretrain", str(images), "epoch=3", "--out", str(tmp_path)
-    )
+    for word, expected in (
+        ("epoch=3", "did you mean 'epochs'?"),
+        ("momentum=2", "momentum must lie in 0 ... 1"),
+    ):
+        assert expected in refused(capsys, "pretrain", str(images), word, "--out", str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["pretrain", "--fast"], ["evaluate"], ["recipes", "a", "b"]])

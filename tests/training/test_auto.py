@@ -6,7 +6,7 @@ import torch
 from coke.clustering.dual_step import CLIMB, LARGEST_HIT
 from coke.data.images import ImageSet
 from coke.data.sources import Pixels
-from coke.errors import BoundsError, ConfigError
+from coke.errors import BoundsError, ConfigError, DataError
 from coke.training.auto import IMAGES_PER_CLUSTER, resolve
 
 
@@ -160,7 +160,10 @@ def test_images_without_any_contrast_do_not_divide_by_zero():
             r"batch_size=101 does not fit 100 images: choose 2 \.\.\. 100",
         ),
         (100, {"batch_size": 1}, ConfigError, "batch_size=1 does not fit"),
-        (1, {}, ConfigError, "does not fit 1 images"),
+        (1, {}, DataError, "one image is not enough, clustering needs at least two"),
+        (100, {"n_clusters": []}, ConfigError, "n_clusters must name at least one head"),
+        (100, {"seed": -1}, ConfigError, r"seed must lie in 0 \.\.\."),
+        (100, {"seed": 10**30}, ConfigError, r"seed must lie in 0 \.\.\."),
         (100, {"dual_lr": [1, 2, 3, 4], "n_clusters": 5}, ConfigError, "dual_lr has 4 values for 1 heads"),
         (100, {"epochs": "many"}, ConfigError, "epochs must be a whole number, got 'many'"),
         (100, {"n_clusters": "few"}, ConfigError, "n_clusters must be a list of a whole number, got 'few'"),

@@ -13,8 +13,8 @@ from typing import Any
 from coke.clustering.dual_step import auto_dual_lr
 from coke.clustering.sizes import check_n_clusters, min_size
 from coke.data import ImageSet
-from coke.errors import ConfigError
-from coke.training.config import AUTO, Config
+from coke.errors import ConfigError, DataError
+from coke.training.config import AUTO, RANGES, Config, check_range
 from coke.training.recipes import Recipe
 from coke.training.settings import build, check, convert, override, plain
 
@@ -77,8 +77,13 @@ def _completed(key: str, value: Any) -> Any:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for keys and types that no images could make right: done before any is read."""
+    """Raise `ConfigError` for keys and values that no images could make right: done before any is read."""
     check(Config, settings, later=AUTO)
+    for name in RANGES:
+        if settings.get(name, "auto") != "auto":
+            check_range(name, settings[name])
+    if settings.get("n_clusters") == []:
+        raise ConfigError("n_clusters must name at least one head")
 
 
 def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
@@ -104,6 +109,8 @@ def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
 
 def _batch_size(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
     n_images = len(images)
+    if n_images < 2:
+        raise DataError(f"{images.name}: one image is not enough, clustering needs at least two")
     if chosen["batch_size"] == "auto":
         batch_size = 1024 if n_images >= 1_000_000 else 256 if n_images >= 200_000 else 128
         while batch_size > 16 and n_images < 20 * batch_size:

@@ -79,13 +79,8 @@ class Config:
     def __post_init__(self) -> None:
         if not any(view.clusters for view in self.views):
             raise ConfigError("at least one view must have clusters: true, or there is nothing to cluster")
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            for number in value if isinstance(value, tuple) else (value,):
-                if not low <= number <= high:
-                    raise ConfigError(f"{name} must lie in {low:g} ... {high:g}, got {number:g}")
+        for name in RANGES:
+            check_range(name, getattr(self, name))
         if self.n_clusters == ():
             raise ConfigError("n_clusters must name at least one head")
         if len(self.dual_lr) != len(self.n_clusters):
@@ -123,37 +118,52 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("dim", 1, 1 << 20),
-    ("hidden", 1, 1 << 20),
-    ("n_clusters", 1, 2**31 - 1),
-    ("min_size_ratio", 0, 1),
-    ("dual_lr", 0, float("inf")),
-    ("dual_climb", 0, float("inf")),
-    ("dual_largest_hit", 0, 2),
-    ("dual_decay_epochs", 1e-9, float("inf")),
-    ("count_carry", 0, 1),
-    ("clustering_epochs", 1, 1000),
-    ("averaging_share", 0, 1),
-    ("label_slots", 1, 127),
-    ("epochs", 1, 1_000_000),
-    ("batch_size", 1, 1 << 24),
-    ("accumulate", 1, 1 << 16),
-    ("learning_rate", 0, float("inf")),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, float("inf")),
-    ("warmup_epochs", 0, float("inf")),
-    ("clip_norm", 1e-12, float("inf")),
-    ("max_minutes", 0, float("inf")),
-    ("checkpoint_epochs", 1, float("inf")),
-    ("checkpoint_minutes", 0, float("inf")),
-    ("keep_checkpoints", 1, float("inf")),
-    ("log_every", 1, float("inf")),
-    ("knn_every", 1, float("inf")),
-    ("knn_images", 1, float("inf")),
-    ("workers", 0, 1024),
-    ("max_unreadable_share", 0, 1),
-)
+def check_range(name: str, value: Any) -> None:
+    """Raise `ConfigError` for a number, or one of several, outside its key's range; null is allowed.
+
+    >>> check_range("momentum", 0.9)
+    >>> check_range("momentum", 2)
+    Traceback (most recent call last):
+    coke.errors.ConfigError: momentum must lie in 0 ... 1, got 2
+    """
+    low, high = RANGES[name]
+    for number in value if isinstance(value, (tuple, list)) else (value,):
+        if number is not None and not low <= number <= high:
+            raise ConfigError(f"{name} must lie in {low:g} ... {high:g}, got {number:g}")
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "dim": (1, 1 << 20),
+    "hidden": (1, 1 << 20),
+    "n_clusters": (1, 2**31 - 1),
+    "min_size_ratio": (0, 1),
+    "dual_lr": (0, float("inf")),
+    "dual_climb": (0, float("inf")),
+    "dual_largest_hit": (0, 2),
+    "dual_decay_epochs": (1e-9, float("inf")),
+    "count_carry": (0, 1),
+    "clustering_epochs": (1, 1000),
+    "averaging_share": (0, 1),
+    "label_slots": (1, 127),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1 << 24),
+    "accumulate": (1, 1 << 16),
+    "learning_rate": (0, float("inf")),
+    "momentum": (0, 1),
+    "weight_decay": (0, float("inf")),
+    "warmup_epochs": (0, float("inf")),
+    "clip_norm": (1e-12, float("inf")),
+    "max_minutes": (0, float("inf")),
+    "checkpoint_epochs": (1, float("inf")),
+    "checkpoint_minutes": (0, float("inf")),
+    "keep_checkpoints": (1, float("inf")),
+    "log_every": (1, float("inf")),
+    "knn_every": (1, float("inf")),
+    "knn_images": (1, float("inf")),
+    "workers": (0, 1024),
+    "max_unreadable_share": (0, 1),
+}
 
 FREE = frozenset(
     (
