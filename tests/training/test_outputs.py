@@ -20,6 +20,7 @@ from coke.training import outputs
 from coke.training.config import Config
 from coke.training.network import Network
 from coke.training.outputs import (
+    own_tensors,
     place,
     read_weights,
     start_from,
@@ -185,3 +186,11 @@ def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monke
         assert table[f"cluster_{head}"].to_pylist() == expected.tolist()
         found = scores.gather(1, expected[:, None])[:, 0]
         np.testing.assert_allclose(table[f"score_{head}"].to_numpy(), found.numpy(), atol=1e-5)
+
+
+def test_tied_weights_are_written_under_both_names(tmp_path):
+    backbone = small()
+    backbone.twin = backbone[0]
+    copies = own_tensors(backbone.state_dict())
+    save_file(copies, tmp_path / "weights.safetensors")
+    assert torch.equal(read_weights(tmp_path / "weights.safetensors")["twin.weight"], backbone[0].weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ def write_backbone(path: Path, backbone: nn.Module, config: Config) -> None:
 
     Name, view size, mean and standard deviation are in the file's metadata.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
+    weights = own_tensors(backbone.state_dict())
     metadata = {
         "architecture": config.backbone,
         "input_size": json.dumps([3, config.image_size, config.image_size]),
@@ -36,6 +37,11 @@ def write_backbone(path: Path, backbone: nn.Module, config: Config) -> None:
     }
     with atomic(path, "wb") as stream:
         stream.write(save(weights, metadata))
+
+
+def own_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host: safetensors refuses tensors that share memory, as tied weights do."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -52,7 +58,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        raise ConfigError(f"{path} cannot be read as weights: {error}") from error
+        wanted = "a .safetensors file, or a torch file that holds tensors alone"
+        raise ConfigError(  # torch's own words fill a page and advise unsafe loading
+            f"{path} cannot be read as weights ({type(error).__name__}): it must be {wanted}"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]

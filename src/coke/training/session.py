@@ -99,7 +99,7 @@ class Session:
         run.write_json(run.environment_file, made_with)
         self._list_unreadable(run)
         if not resumed:
-            weights = {name: value.cpu().contiguous() for name, value in (self._initial or {}).items()}
+            weights = outputs.own_tensors(self._initial or {})
             with atomic(run.initial, "wb") as stream:
                 stream.write(save(weights))
         self._initial = None
