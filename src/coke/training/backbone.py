@@ -33,11 +33,16 @@ def _wants_size(name: str) -> bool:
 
 
 def load_backbone(config: Config, weights: Path, module: nn.Module | None = None) -> nn.Module:
-    """A run's backbone with weights from a file, strictly."""
+    """A run's backbone with weights from a file, strictly. Raises `ConfigError` where they do not fit."""
     from coke.training.outputs import read_weights
 
     backbone = make_backbone(config) if module is None else module
-    backbone.load_state_dict(read_weights(weights), strict=True)
+    try:
+        backbone.load_state_dict(read_weights(weights), strict=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{weights} does not fit the backbone {type(backbone).__name__}: {error}"
+        ) from error
     return backbone
 
 

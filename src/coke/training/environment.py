@@ -34,6 +34,8 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         f'import coke, timm; timm.create_model("{config.backbone}", num_classes=0, '
         'checkpoint_path="backbone.safetensors")'
     )
+    if config.backbone.startswith("custom:"):
+        loads = 'backbone.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))'
     return {
         "format_version": FORMAT_VERSION,
         "command": " ".join(sys.argv),
