@@ -185,6 +185,7 @@ def remove_an_image(images: Path) -> None:
     ("changes", "shown"),
     [
         ({"n_clusters": [4, 7]}, ["n_clusters", "[4, 6]", "[4, 7]"]),
+        ({"n_clusters": 5}, ["n_clusters", "[4, 6]", "[5]"]),
         ({"views.crop": [0.5, 1.0]}, ["views", "0.3", "0.5"]),
         ({"seed": 1}, ["seed: 0 in the run, 1 asked"]),
         ({"objective.temperature": 0.2}, ["objective.temperature: 0.1 in the run, 0.2 asked"]),

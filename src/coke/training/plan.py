@@ -56,6 +56,9 @@ def make_plan(
     settings: dict[str, Any] = {} if run is None else run.config
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)
+        heads = overrides.get("n_clusters", settings["n_clusters"])
+        if (len(heads) if isinstance(heads, (list, tuple)) else 1) != len(settings["dual_lr"]):
+            settings["dual_lr"] = "auto"  # so that the refusal names K, not the number of dual steps
     else:
         data = EMBEDDED if data is None else os.fspath(data)
         recipe = recipe or (EMBEDDED if data == EMBEDDED else "auto")
