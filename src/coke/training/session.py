@@ -193,7 +193,7 @@ def make_fabric(config: Config) -> Fabric:
             precision=config.precision,
         )
         fabric.launch()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ImportError) as error:  # lightning's own for a TPU's missing package
         raise ConfigError(
             f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}"
         ) from error
