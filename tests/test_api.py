@@ -171,3 +171,13 @@ def test_users_module_stands_for_both_networks(run: Run) -> None:
     """The augmented probe asks both networks last: one module must not have become the other by then."""
     shown = coke.evaluate(run, backbone=tiny(5), augmented=True)["representations"]
     assert shown["untrained"]["linear_augmented"] != shown["trained"]["linear_augmented"]
+
+
+def test_backbone_by_name(tmp_path: Path) -> None:
+    """A natural thing to write, and what `backbone=` means on the command line."""
+    data = write_textures(tmp_path / "images", 40)
+    settings = {**SETTINGS, "batch_size": 20, "epochs": 2}
+    run = coke.pretrain(data, out=tmp_path / "run", backbone="coke_conv5_w16", overrides=settings)
+    assert run.config["backbone"] == "coke_conv5_w16"
+    with pytest.raises(ConfigError, match="backbone must be a module or the name of timm's, got 3"):
+        coke.pretrain(data, out=tmp_path / "other", backbone=3)  # type: ignore[arg-type]

@@ -177,3 +177,24 @@ def test_dry_run_writes_nothing(
         "run folder: runs/",
     ):
         assert expected in printed, printed
+
+
+def test_folder_that_cannot_be_written(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = refused(capsys, "pretrain", str(images), *QUICK, "--out", str(tmp_path / "file" / "run"))
+    assert "no run folder can be written there" in said
+
+
+def test_interrupt_outside_of_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While images are read or probes run there is nothing to save: one line, no traceback."""
+
+    def read(*arguments: Any, **keys: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coke.training.plan.open_data", read)
+    assert main(["pretrain", "--out", "runs/never"]) == 130
+    assert capsys.readouterr().err == "coke: interrupted\n"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coke import distributed
 from coke.data import Splits, open_data
-from coke.errors import CokeError, DataError, ResumeError
+from coke.errors import CokeError, ConfigError, DataError, ResumeError
 from coke.evaluation import (
     adapt_batch_norm,
     augmented_linear_probe,
@@ -36,7 +36,7 @@ def pretrain(
     recipe: str | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    backbone: nn.Module | None = None,
+    backbone: nn.Module | str | None = None,
     resume: bool = False,
     console: Console | None = None,
     overrides: dict[str, Any] | None = None,
@@ -49,7 +49,8 @@ def pretrain(
             set, or "textures", which is generated and the default.
         recipe: a name of `coke recipes`; default "textures" for that data, else "auto".
         out: the run folder; default ``runs/NAME``.
-        backbone: any module [B, 3, H, W] -> [B, F] instead of the recipe's timm model; trained in place.
+        backbone: any module [B, 3, H, W] -> [B, F] instead of the recipe's timm model, trained in place; or
+            another name of timm's.
         resume: continue the run in ``out`` exactly where its newest checkpoint stands; its configuration holds
             for whatever is not given anew.
         console: where progress goes; None is silent, the files are written anyway.
@@ -70,9 +71,15 @@ def pretrain(
         ['raw pixels', 'trained', 'untrained']
     """
     from coke.training.plan import default_folder, make_plan
-    from coke.training.session import Session
+    from coke.training.session import Session, check_folder
 
+    if isinstance(backbone, str):
+        keys, backbone = {**keys, "backbone": backbone}, None
+    if backbone is not None and not isinstance(backbone, nn.Module):
+        raise ConfigError(f"backbone must be a module or the name of timm's, got {backbone!r}")
     run = Run(out if out is not None else default_folder(data, recipe))
+    if not resume:
+        check_folder(run)  # before images are read
     with reading_bar(console) as progress:
         plan = make_plan(
             data,

@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CokeError as error:
         print(f"coke: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # outside of training, which writes a checkpoint instead
+        print("coke: interrupted", file=sys.stderr)
+        return 130
 
 
 def parser() -> argparse.ArgumentParser:

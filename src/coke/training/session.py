@@ -50,7 +50,7 @@ class Session:
         self.plan, self.run, self.config = plan, run, plan.config
         state = checkpoint.load(run) if resume and run is not None else None
         if run is not None and not resume:
-            _refuse_to_overwrite(run)
+            check_folder(run)
         self.fabric = make_fabric(self.config)
         if run is not None and not resume and distributed.rank() == 0:
             run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
@@ -210,11 +210,15 @@ def _workers(config: Config, splits: Splits, device: torch.device) -> int:
     return max(1, min(16, share - (device.type != "cpu")))
 
 
-def _refuse_to_overwrite(run: Run) -> None:
+def check_folder(run: Run) -> None:
+    """Raise `ResumeError` where a folder holds a run already, `ConfigError` where nothing can be written."""
     if run.latest_checkpoint() is not None or run.backbone.exists():
         raise ResumeError(
             f"{run.path} holds a run already: continue it with --resume, or choose another --out"
         )
+    above = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{run.path}: no run folder can be written there, choose another --out")
 
 
 def _before(record: dict[str, Any], epoch: int, step: int) -> bool:
