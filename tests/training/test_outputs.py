@@ -19,16 +19,9 @@ from coke.run import Run
 from coke.training import outputs
 from coke.training.config import Config
 from coke.training.network import Network
-from coke.training.outputs import (
-    own_tensors,
-    place,
-    read_weights,
-    start_from,
-    write_assignments,
-    write_backbone,
-    write_clusters,
-)
+from coke.training.outputs import place, write_assignments, write_clusters
 from coke.training.views import View
+from coke.training.weights import own_tensors, read_weights, start_from, write_backbone
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from torch import nn
 from coke.errors import ConfigError, did_you_mean
 from coke.training.config import Config
 from coke.training.network import count_features
+from coke.training.weights import read_weights
 
 
 def make_backbone(config: Config) -> nn.Module:
@@ -34,8 +35,6 @@ def _wants_size(name: str) -> bool:
 
 def load_backbone(config: Config, weights: Path, module: nn.Module | None = None) -> nn.Module:
     """A run's backbone with weights from a file, strictly. Raises `ConfigError` where they do not fit."""
-    from coke.training.outputs import read_weights
-
     backbone = make_backbone(config) if module is None else module
     try:
         backbone.load_state_dict(read_weights(weights), strict=True)

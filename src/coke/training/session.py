@@ -15,10 +15,9 @@ from safetensors.torch import save
 from torch import nn
 
 from coke import distributed
-from coke.data import Splits
 from coke.errors import ConfigError, ResumeError
 from coke.run import Run, atomic
-from coke.training import checkpoint, outputs
+from coke.training import checkpoint, outputs, weights
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.config import Config
 from coke.training.environment import environment
@@ -54,11 +53,11 @@ class Session:
         self.fabric = make_fabric(self.config)
         if run is not None and not resume and distributed.rank() == 0:
             run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-        self.config = self.config.replaced(workers=_workers(self.config, plan.splits, self.fabric.device))
+        self.config = self.config.replaced(workers=_workers(self.config, self.fabric.device))
         torch.manual_seed(self.config.seed)
         self.backbone = make_backbone(self.config) if backbone is None else backbone
         n_features = check_backbone(self.backbone, self.config)
-        weights = self._start_weights() if state is None else []
+        start = self._start_weights() if state is None else []
         changed: list[str] = []
         if state is not None:
             train = plan.splits.train
@@ -71,7 +70,7 @@ class Session:
         if state is not None and run is not None:
             self._resume(run, state, changed)
         else:
-            for text in [*self._opening_words(), *weights]:
+            for text in [*self._opening_words(), *start]:
                 self.logbook.event(text)
 
     def _opening_words(self) -> list[str]:
@@ -89,19 +88,19 @@ class Session:
         ]
 
     def _start_weights(self) -> list[str]:
-        return [outputs.start_from(self.backbone, Path(self.config.init))] if self.config.init else []
+        return [weights.start_from(self.backbone, Path(self.config.init))] if self.config.init else []
 
     def _open_folder(self, run: Run, resumed: bool) -> None:
-        run.write_config(self.config.as_dict())
+        run.write_config(self.config.replaced(workers=self.plan.config.workers).as_dict())
         made_with = environment(self.plan, self.config, self.fabric, resumed)
         if resumed:  # the first start decided: a resumed one finds every figure settled
             made_with["decisions"] = run.environment.get("decisions", made_with["decisions"])
         run.write_json(run.environment_file, made_with)
         self._list_unreadable(run)
         if not resumed:
-            weights = outputs.own_tensors(self._initial or {})
+            tensors = weights.own_tensors(self._initial or {})
             with atomic(run.initial, "wb") as stream:
-                stream.write(save(weights))
+                stream.write(save(tensors))
         self._initial = None
 
     def _list_unreadable(self, run: Run) -> None:
@@ -166,7 +165,7 @@ class Session:
         if self.run is None or distributed.rank() != 0:
             return
         network, clusterings = self.trainer.learner.network.module, self.trainer.learner.clusterings
-        outputs.write_backbone(self.run.backbone, network.backbone, self.config)
+        weights.write_backbone(self.run.backbone, network.backbone, self.config)
         outputs.write_clusters(self.run, clusterings)
         outputs.write_assignments(self.run, network, clusterings, self.plan.splits.train, self.config)
 
@@ -200,11 +199,9 @@ def make_fabric(config: Config) -> Fabric:
     return fabric
 
 
-def _workers(config: Config, splits: Splits, device: torch.device) -> int:
+def _workers(config: Config, device: torch.device) -> int:
     if config.workers is not None:
         return config.workers
-    if splits.train.pixels is not None:
-        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine
     return max(1, min(16, share - (device.type != "cpu")))
