@@ -1,0 +1,84 @@
+"""What must be the same on a GPU; skipped, and said so, where there is none."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import coke
+from coke.training.network import Output
+from coke.training.objective import Objective
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("ratio", [0.4, 1.0])
+def test_clustering_follows_the_cpu(ratio):
+    start = normalize(torch.randn(300, 32))
+    here = coke.OnlineConstrainedKMeans(300, 32, ratio, 2.0, start)
+    there = coke.OnlineConstrainedKMeans(300, 32, ratio, 2.0, start).cuda()
+    for epoch in range(3):
+        if epoch == 2:
+            here.begin_averaging()
+            there.begin_averaging()
+        for batch in normalize(torch.randn(1000, 32)).split(96):
+            labels = here.assign(batch)
+            assert (there.assign(batch.cuda()).cpu() == labels).float().mean() > 0.99  # near ties may differ
+            here.update(batch, labels)
+            there.update(batch.cuda(), labels.cuda())
+        here.end_epoch()
+        there.end_epoch()
+        for name in ("centers", "frozen_centers", "duals"):
+            torch.testing.assert_close(getattr(there, name).cpu(), getattr(here, name), atol=1e-5, rtol=1e-5)
+
+
+def test_assignment_is_float32_under_autocast():
+    clustering = coke.OnlineConstrainedKMeans(500, 64).cuda()
+    features = normalize(torch.randn(64, 64)).cuda()
+    with torch.autocast("cuda", dtype=torch.float16):
+        labels, scores = clustering.assign(features), clustering.scores(features)
+    assert scores.dtype == torch.float32
+    assert torch.equal(labels, clustering.assign(features))
+
+
+def test_label_memory_follows_the_cpu():
+    here = coke.LabelMemory(50, [7, 300])
+    there = coke.LabelMemory(50, [7, 300]).cuda()
+    for step in range(20):
+        if step == 5:
+            here.begin_averaging()
+            there.begin_averaging()
+        ids = torch.randint(50, (16,))  # with duplicates
+        labels = torch.stack([torch.randint(7, (16,)), torch.randint(300, (16,))], dim=1)
+        here.write(ids, labels)
+        there.write(ids.cuda(), labels.cuda())
+    everyone = torch.arange(50)
+    for mine, other in zip(here.read_average(everyone), there.read_average(everyone.cuda()), strict=True):
+        assert torch.equal(mine, other.cpu())
+
+
+def test_objective_follows_the_cpu():
+    outputs = [Output(normalize(torch.randn(8, 16)), normalize(torch.randn(8, 16))) for _ in range(3)]
+    objective = Objective(0.1, label_weight=0.3, prediction_share=0.5)
+    target = objective.target(torch.randint(5, (8, 1, 1)), torch.ones(8, 1, 1), averaging=False)
+    centers = [normalize(torch.randn(5, 16))]
+    here = objective(outputs[:2], outputs[2:], target, centers)
+    moved = [Output(*(vectors.cuda() for vectors in output)) for output in outputs]
+    there = objective(
+        moved[:2], moved[2:], type(target)(*(t.cuda() for t in target)), [c.cuda() for c in centers]
+    )
+    torch.testing.assert_close(there.value.cpu(), here.value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_run_on_the_gpu_and_its_resumption(tmp_path, precision):
+    keys = {"precision": precision, "linear_probe": False, "tensorboard": False, "accelerator": "cuda"}
+    run = coke.pretrain("textures", out=tmp_path / "run", epochs=3, **keys)
+    losses = [record["loss"] for record in run.metrics("epoch")][1:]
+    assert losses[-1] < losses[0], json.dumps(losses)
+    again = coke.pretrain(out=tmp_path / "run", resume=True, epochs=4)
+    assert [record["epoch"] for record in again.metrics("epoch")] == [0, 1, 2, 3]
