@@ -11,8 +11,8 @@ import coke.backbones
 from coke.errors import ConfigError
 from coke.training.backbone import check_backbone, load_backbone, make_backbone
 from coke.training.config import Config
-from coke.training.outputs import write_backbone
 from coke.training.views import View
+from coke.training.weights import write_backbone
 
 NAMES = timm.list_models("coke_*")
 WIDTHS = {
