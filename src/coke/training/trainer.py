@@ -6,9 +6,7 @@ Lightning Fabric (devices, precision, processes) comes in launched: see `session
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,7 +86,6 @@ class Trainer:
         self.monitor = Monitor(config, splits, logbook)
         self.epoch, self.step = 0, 0
         self.elapsed = 0.0
-        self._recent: deque[float] = deque(maxlen=5)  # seconds of the last epochs
         self._started = self._saved = time.monotonic()
 
     def fit(self, run: Run) -> None:
@@ -170,7 +167,6 @@ class Trainer:
         )
         self.epoch, self.step = self.epoch + 1, 0
         self.elapsed = time.monotonic() - self._started
-        self._recent.append(times["seconds"])
         self._fit_into_time()
 
     def _fit_into_time(self) -> None:
@@ -179,8 +175,6 @@ class Trainer:
         if self.config.max_minutes is None or trained < 1:
             return
         per_epoch = self.elapsed / (trained + self.config.clustering_epochs / 3)
-        if self._recent:  # the average of the first epochs holds what starting up took, once
-            per_epoch = statistics.median(self._recent)
         left = max(0, int((60 * self.config.max_minutes - self.elapsed) / per_epoch))
         planned = int(distributed.smallest(self.epoch + left, self.learner.device))
         if planned < schedule.n_epochs:
