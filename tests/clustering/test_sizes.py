@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coke.clustering.sizes import check_n_clusters, check_sizes, min_size, resolve_bounds
@@ -90,6 +90,7 @@ def test_feasible_is_what_trying_every_size_says(request):
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(requests(), requests(weighted=True)))
+@example((1, 2, {"min_size_ratio": 5e-324, "max_size": [0, 1], "size_weight": [2.0]}))
 def test_the_nearest_values_can_hold_and_the_text_names_them(request):
     n_samples, n_clusters, asked = request
     check = check_sizes(n_samples, n_clusters, **asked)

@@ -223,10 +223,9 @@ class SizeRequest:
         exact = sizes * (self.total / sizes.sum())
         if not self.unit:
             return exact
-        whole = np.floor(exact + _RATIO_ROUNDING * exact)
+        whole = np.floor(exact)
         missing = int(self.total - whole.sum())
-        if missing > 0:
-            whole[np.argsort(whole - exact, kind="stable")[:missing]] += 1
+        whole[np.argsort(whole - exact, kind="stable")[:missing]] += 1
         return whole
 
     def _other_n_clusters(self, failed: str) -> int | None:
@@ -246,7 +245,7 @@ class SizeRequest:
             return value or 0
         if self.unit and whole:
             return int(_whole(value, side, inwards=False))
-        scale = 10.0 ** (5 - math.floor(math.log10(abs(value))))
+        scale = 10.0 ** min(5 - math.floor(math.log10(value)), 300)
         if side == "min":
             tidy = math.floor(value * scale * (1 + _RATIO_ROUNDING)) / scale
         else:
