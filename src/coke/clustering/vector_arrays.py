@@ -1,0 +1,171 @@
+"""Vectors that lie in memory, or in an array that can be cut like one: numpy, memory maps, torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.clustering.vector_source import Vectors, check_shape
+from coke.errors import DataError
+
+_TAKEN_AS = {"bool": "uint8", "uint16": "int32", "uint32": "int64", "uint64": "float64"}
+"""Types that torch has no arithmetic for, and what holds their values."""
+
+
+class ArrayVectors(Vectors):
+    """Rows of a numpy array, of a memory map, or of anything that has a shape, a dtype and slices (h5py, zarr).
+
+    Blocks are views where torch can look at the array as it is; a type, byte order or stride that it cannot
+    look at is converted block by block.
+
+    >>> vectors = ArrayVectors(np.arange(6).reshape(3, 2))
+    >>> [(first, block.tolist()) for first, block in vectors.blocks(2)]
+    [(0, [[0, 1], [2, 3]]), (2, [[4, 5]])]
+    """
+
+    def __init__(self, array: Any, device: Any = None, name: str = "X") -> None:
+        check_type(array.dtype, name)
+        check_shape(tuple(array.shape), name)
+        n_rows, n_features = array.shape
+        dtype = torch_type(array.dtype)
+        super().__init__(name, n_rows, n_features, dtype, device)
+        self._array = array
+
+    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
+        stop = self._start + self.n_rows
+        for first in range(self._start, stop, wanted_rows):
+            yield as_tensor(self._array[first : min(first + wanted_rows, stop)])
+
+    def _take(self, ids: Tensor) -> Tensor:
+        if isinstance(self._array, np.ndarray):
+            return as_tensor(self._array[ids.numpy() + self._start])
+        return super()._take(ids)
+
+
+class TensorVectors(Vectors):
+    """Rows of a torch tensor, detached; blocks are views on its device, or copies on the device asked for.
+
+    >>> TensorVectors(torch.eye(3)).take(torch.tensor([2])).tolist()
+    [[0.0, 0.0, 1.0]]
+    """
+
+    kind = "tensor"
+
+    def __init__(self, tensor: Tensor, device: Any = None, name: str = "X") -> None:
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"Sparse tensors are not supported ({name} is {tensor.layout}): pass {name}.to_dense()"
+            )
+        tensor = usable_tensor(tensor, name)
+        check_shape(tuple(tensor.shape), name)
+        self._tensor = tensor
+        n_rows, n_features = tensor.shape
+        super().__init__(name, n_rows, n_features, tensor.dtype, tensor.device if device is None else device)
+
+    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
+        if self.n_rows:
+            yield self._tensor[self._start : self._start + self.n_rows]
+
+    def _take(self, ids: Tensor) -> Tensor:
+        return self._tensor.index_select(0, ids.to(self._tensor.device) + self._start)
+
+
+def usable_tensor(tensor: Tensor, name: str) -> Tensor:
+    """Without its gradient, and in a type that torch can calculate with; `DataError` for complex numbers.
+
+    >>> usable_tensor(torch.tensor([[True]]), "X")
+    tensor([[1]], dtype=torch.uint8)
+    """
+    if tensor.is_complex():
+        raise DataError(
+            f"Complex data not supported: {name} is {tensor.dtype}, pass real and imaginary parts"
+        )
+    taken_as = _TAKEN_AS.get(str(tensor.dtype).removeprefix("torch."))
+    return tensor.detach() if taken_as is None else tensor.detach().to(getattr(torch, taken_as))
+
+
+def check_type(dtype: np.dtype[Any], name: str) -> None:
+    """Raise `DataError` for complex numbers and for what is no number.
+
+    >>> check_type(np.dtype("<U3"), "X")
+    Traceback (most recent call last):
+    coke.errors.DataError: X must be numbers, its dtype is <U3: convert it to float32 first
+    """
+    if dtype.kind == "c":
+        raise DataError(f"Complex data not supported: {name} is {dtype}, pass real and imaginary parts")
+    if dtype.kind not in "fiub":
+        raise DataError(f"{name} must be numbers, its dtype is {dtype}: convert it to float32 first")
+
+
+def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
+    """The torch type that blocks of this numpy type come in.
+
+    >>> torch_type(np.dtype(">f4")), torch_type(np.dtype("uint16"))
+    (torch.float32, torch.int32)
+    """
+    return getattr(torch, _numpy_type(dtype).name)
+
+
+def _numpy_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        return np.dtype("float64")
+    return np.dtype(_TAKEN_AS.get(dtype.name, dtype.newbyteorder("=")))
+
+
+def as_tensor(array: Any) -> Tensor:
+    """An array as a tensor: a view where that is possible, also of an array that must not be written to.
+
+    >>> as_tensor(np.broadcast_to(np.float16(1), (1, 2)))
+    tensor([[1., 1.]], dtype=torch.float16)
+    """
+    array = np.asarray(array)
+    array = array.astype(_numpy_type(array.dtype), copy=False)
+    steps = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if steps or not array.flags.aligned:
+        array = array.copy()
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Unlocked(array)))
+
+
+class _Unlocked:
+    """A read-only array, shown as if it were not: torch warns about those, and nothing here writes to it."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        face = array.__array_interface__
+        self.__array_interface__ = {**face, "data": (face["data"][0], False)}
+        self._array = array  # what keeps the memory
+
+
+def to_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
+    """Lists, data frames and arrays of objects as an array of numbers.
+
+    >>> to_numbers([[1, 2.5]], "X")
+    array([[1. , 2.5]])
+    >>> to_numbers([[1], [2, 3]], "X")
+    Traceback (most recent call last):
+    coke.errors.DataError: X cannot be read as an array: its rows have different lengths
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(
+            f"{name} has {int(np.ma.count_masked(values)):,} masked values: fill them or leave rows out"
+        )
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        reason = "its rows have different lengths" if "inhomogeneous" in str(error) else error
+        raise DataError(f"{name} cannot be read as an array: {reason}") from error
+    if array.dtype != object:
+        return array
+    try:
+        return array.astype(np.complex128 if _has_complex(array) else np.float64)
+    except TypeError as error:
+        raise TypeError(f"{name} of dtype object holds something that is no number: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{name} of dtype object holds something that is no number: {error}") from error
+
+
+def _has_complex(array: np.ndarray[Any, Any]) -> bool:
+    return any(isinstance(value, complex) for value in array.ravel()[:100])

@@ -1,0 +1,192 @@
+"""The one face that every kind of input shows: rows in order, in blocks of any size, never all at once.
+
+Legend: N rows, D features, b rows of a block.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.errors import ConfigError, DataError
+
+PASS_ROWS = 16_384  # rows read at a time where rows are searched by a pass
+
+
+class Vectors(ABC):
+    """N vectors of D features, wherever they lie. Open them with `coke.clustering.vectors.open_vectors`.
+
+    Attributes:
+        n_rows: N.
+        n_features: D.
+        dtype: torch type of the values as they are stored, which is also that of every block.
+        device: where blocks arrive.
+        kind: ``"numpy"``, ``"tensor"``, ``"file"`` or ``"stream"``.
+        name: what errors call them: a path, or ``X``.
+    """
+
+    kind = "numpy"
+    _start = 0  # of a slice: where it begins among all rows of the source
+
+    def __init__(self, name: str, n_rows: int, n_features: int, dtype: torch.dtype, device: Any) -> None:
+        self.name, self.n_rows, self.n_features = name, n_rows, n_features
+        self.dtype, self.device = dtype, usable_device(device)
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __repr__(self) -> str:
+        return f"<{self.n_rows:,} x {self.n_features} {self.dtype} vectors of {self.name} ({self.kind})>"
+
+    def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """All rows in order, as (index of the first row, rows [b, D]).
+
+        Every block but the last has ``block_rows`` rows, however the source itself is cut. A block may be a
+        view of the source: do not write to it.
+        """
+        if block_rows < 1:
+            raise ConfigError(f"block_rows must be at least 1, got {block_rows}")
+        first = 0
+        for block in recut(self._batches(block_rows), block_rows):
+            yield first, block.to(self.device)
+            first += len(block)
+
+    def take(self, rows: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """The rows of these indices, [n, D], on `device`: by index where that is possible, else by a pass.
+
+        Args:
+            rows: [n] in ascending order; an index may stand there twice.
+
+        Raises:
+            DataError: an index outside 0 ... N-1, or not in order.
+        """
+        ids = torch.as_tensor(rows).cpu().long()
+        if len(ids) == 0:
+            return torch.empty(0, self.n_features, dtype=self.dtype, device=self.device)
+        if int(ids.min()) < 0 or int(ids.max()) >= self.n_rows:
+            raise DataError(
+                f"row {int(ids.min())} ... {int(ids.max())} of {self.n_rows:,} rows of {self.name}"
+            )
+        if bool((ids.diff() < 0).any()):
+            raise DataError(f"rows to take from {self.name} must be in ascending order: sort them first")
+        return self._take(ids).to(self.device)
+
+    def slice(self, start: int, stop: int) -> Vectors:
+        """Rows start ... stop-1 as vectors of their own, numbered from 0; nothing is read or copied."""
+        if not 0 <= start <= stop <= self.n_rows:
+            raise DataError(f"no rows {start:,} ... {stop:,} among the {self.n_rows:,} of {self.name}")
+        part = copy.copy(self)
+        part._start, part.n_rows = self._start + start, stop - start
+        return part
+
+    def to(self, device: Any) -> Vectors:
+        """The same vectors, with blocks arriving on another device."""
+        moved = copy.copy(self)
+        moved.device = usable_device(device)
+        return moved
+
+    @abstractmethod
+    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
+        """Rows ``_start`` ... ``_start + n_rows - 1`` in `dtype`, cut as suits the source."""
+
+    def _take(self, ids: Tensor) -> Tensor:
+        return taken(self._batches(PASS_ROWS), ids, 0)
+
+
+class FileVectors(Vectors):
+    """What files have in common: they are opened for each pass, and must be the same file then."""
+
+    kind = "file"
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, device: Any) -> None:
+        super().__init__(str(path), *shape, dtype, device)
+        self._path, self._state = path, _state_of(path)
+
+    def _check_unchanged(self) -> None:
+        if not self._path.exists() or _state_of(self._path) != self._state:
+            raise DataError(
+                f"{self._path} has changed since it was opened: leave files alone while they are read"
+            )
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def taken(batches: Iterable[Tensor], ids: Tensor, first: int) -> Tensor:
+    """Rows ``ids`` (ascending) out of consecutive batches, of which the first begins at row ``first``.
+
+    >>> taken([torch.zeros(2, 1), torch.ones(3, 1)], torch.tensor([6, 7]), 5).tolist()
+    [[0.0], [1.0]]
+    """
+    found, done = [], 0
+    for batch in batches:
+        until = int(torch.searchsorted(ids, first + len(batch)))
+        if until > done:
+            found.append(batch[(ids[done:until] - first).to(batch.device)])
+        first, done = first + len(batch), until
+        if done == len(ids):
+            break
+    return torch.cat(found)
+
+
+def recut(batches: Iterable[Tensor], block_rows: int) -> Iterator[Tensor]:
+    """Batches of any sizes as blocks of ``block_rows`` (the last may be shorter): views where one batch suffices.
+
+    >>> [len(block) for block in recut([torch.zeros(5, 1), torch.zeros(0, 1), torch.zeros(4, 1)], 4)]
+    [4, 4, 1]
+    """
+    held: list[Tensor] = []
+    missing = block_rows
+    for batch in batches:
+        done = 0
+        while len(batch) - done >= missing:
+            held.append(batch[done : done + missing])
+            done += missing
+            yield held[0] if len(held) == 1 else torch.cat(held)
+            held, missing = [], block_rows
+        if done < len(batch):
+            held.append(batch[done:])
+            missing -= len(batch) - done
+    if held:
+        yield held[0] if len(held) == 1 else torch.cat(held)
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
+
+    >>> check_shape((0, 3), "X")
+    Traceback (most recent call last):
+    coke.errors.DataError: X has 0 sample(s) (shape=(0, 3)) while a minimum of 1 is required.
+    """
+    if len(shape) != 2:
+        raise DataError(
+            f"{name} must be rows of features, [N, D], got shape {tuple(shape)}. Reshape your data: "
+            "X.reshape(-1, 1) for a single feature, X.reshape(1, -1) for a single row, X.reshape(len(X), -1) for images"
+        )
+    for size, thing in ((shape[0], "sample"), (shape[1], "feature")):
+        if size == 0:
+            raise DataError(
+                f"{name} has 0 {thing}(s) (shape={tuple(shape)}) while a minimum of 1 is required."
+            )
+
+
+def usable_device(device: Any) -> torch.device:
+    """The device asked for; `ConfigError` where torch cannot use it here."""
+    wanted = torch.device("cpu" if device is None else device)
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={str(device)!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    return wanted
