@@ -91,3 +91,21 @@ def smallest(value: float, device: torch.device | str = "cpu") -> float:
     shared = torch.tensor(float(value), device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MIN)
     return float(shared)
+
+
+def gather_uneven(columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """All processes' rows of several tensors, rank 0's first; every process may bring another number of rows."""
+    if not active():
+        return columns
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=columns[0].device)
+    counts[rank()] = len(columns[0])
+    dist.all_reduce(counts)
+    lengths = counts.tolist()
+    gathered = []
+    for values in columns:
+        padded = values.new_zeros((max(lengths), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        gathered.append(torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]))
+    return tuple(gathered)

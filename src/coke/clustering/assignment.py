@@ -1,0 +1,147 @@
+"""Rows to clusters within the bounds, at a cost that is certified: sweep, search, round, prove.
+
+A sweep finds every row's best cluster under the duals at hand and lists the rows near a boundary; the dual search
+climbs over these; rounding moves the few that are left. The same table proves how far from the optimum the result
+can be. Where the table was too narrow for the duals to get where they must, the next sweep starts from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.clustering.candidates import Array, Candidates
+from coke.clustering.costs import Costs
+from coke.clustering.dual import search_duals, slack_term, target_sizes
+from coke.clustering.fill import fill, total_cost, violation
+from coke.clustering.rounding import round_to_bounds
+from coke.clustering.sizes import SizeBounds
+from coke.clustering.sweep import Focus, sweep
+
+NEAR_ROWS = 2**17
+LISTED = 8
+_MOST_PAIRS = 2**22  # (row, cluster) of a table
+_ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Labels within the bounds and what is known of them.
+
+    Attributes:
+        labels: int32 [N] of this process's rows.
+        sizes: float64 [K] of all processes' rows.
+        duals: float64 [K] that prove the bound.
+        cost: float64 sum of all rows' exact costs.
+        lower_bound: no assignment within the bounds costs less.
+        n_sweeps: passes over the data that it took.
+    """
+
+    labels: Tensor
+    sizes: Array
+    duals: Array
+    cost: float
+    lower_bound: float
+    n_sweeps: int
+
+    @property
+    def gap(self) -> float:
+        """(cost - lower bound) / lower bound; 0 where they agree to rounding, infinite where the bound is <= 0."""
+        return relative_gap(self.cost, self.lower_bound)
+
+
+def relative_gap(cost: float, lower_bound: float) -> float:
+    """How far above the optimum a cost can be, relative to its lower bound.
+
+    >>> relative_gap(101.0, 100.0), relative_gap(100.0, 100.0), relative_gap(1.0, -1.0)
+    (0.01, 0.0, inf)
+    """
+    excess = cost - lower_bound
+    if excess <= 1e-12 * max(abs(cost), abs(lower_bound)):
+        return 0.0
+    return excess / lower_bound if lower_bound > 0 else float("inf")
+
+
+def is_free(bounds: SizeBounds, total: float) -> bool:
+    """Whether no cluster can be too small or too large: plain k-means."""
+    return bool((bounds.lower <= 0).all() and (bounds.upper >= total).all())
+
+
+def assign_within(
+    costs: Costs,
+    bounds: SizeBounds,
+    total: float,
+    *,
+    duals: Array | None = None,
+    labels: Tensor | None = None,
+    reach: float = np.inf,
+    gap: float = 1e-6,
+    max_sweeps: int = 8,
+    near_rows: int = NEAR_ROWS,
+    n_listed: int = LISTED,
+    block_rows: int | None = None,
+) -> Assignment:
+    """Assign all rows (of all processes) within the bounds.
+
+    Args:
+        costs: of this process's rows.
+        bounds: sizes of clusters; feasible ones (see `resolve_bounds`).
+        total: N of all processes, or the sum of all size weights.
+        duals: [K] to start from; default 0.
+        labels: int32 [N] to write to; default: new.
+        reach: how far from a boundary to look first; infinite: as far as ``near_rows`` allow.
+        gap: relative gap at which to stop.
+        max_sweeps: passes over the data, at most.
+        near_rows, n_listed: how many rows the search may see, and how many clusters of each.
+        block_rows: rows of a block; any gives the same labels.
+    """
+    duals = np.zeros(costs.n_clusters) if duals is None else duals
+    if labels is None:
+        labels = torch.full((costs.n_rows,), -1, dtype=torch.int32, device=costs.device)
+    if is_free(bounds, total):
+        swept = sweep(costs, np.zeros_like(duals), labels, Focus(0.0, 0, certify=True), block_rows=block_rows)
+        return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
+    lower_bound, previous = -np.inf, np.inf
+    for n_sweeps in range(1, max_sweeps + 1):
+        swept = sweep(costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows)
+        table = swept.table
+        raised, choice = search_duals(table, bounds, duals)
+        off_target = float(np.abs(target_sizes(choice.sizes, raised, bounds) - choice.sizes).sum())
+        last = n_sweeps == max_sweeps
+        column, proof = choice.column, raised
+        if costs.size_weight is None and (last or off_target <= _ROUNDABLE * total):
+            column, proof = round_to_bounds(table, bounds, raised)
+        lower_bound = max(lower_bound, *(bound_at(table, bounds, at) for at in (duals, raised, proof)))
+        cost, sizes = apply_choice(table, column, labels, costs.first_row)
+        if last or off_target <= _ROUNDABLE * total:
+            if violation(sizes, bounds).any():
+                sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
+                cost = total_cost(costs, labels, block_rows=block_rows)
+            now = relative_gap(cost, lower_bound)
+            if last or now <= gap or now > previous / 2:
+                break
+            previous = now
+        else:  # the clusters listed do not suffice: look at more of them, if need be at fewer rows
+            n_listed = min(4 * n_listed, costs.n_clusters)
+            near_rows = max(min(near_rows, _MOST_PAIRS // n_listed), costs.n_clusters)
+        duals, reach = proof, max(table.settled_margin, 2 * float(np.ptp(proof - duals)))
+    return Assignment(labels, sizes, proof, cost, lower_bound, n_sweeps)
+
+
+def bound_at(table: Candidates, bounds: SizeBounds, duals: Array) -> float:
+    """The certified dual bound at ``duals``, from a table of a sweep that summed the costs."""
+    return table.settled_cost + table.reduced_cost(table.choose(duals), duals) + slack_term(duals, bounds)
+
+
+def apply_choice(table: Candidates, column: Array, labels: Tensor, first_row: int) -> tuple[float, Array]:
+    """Write the kept rows' clusters to this process's labels; the cost and the sizes [K] of all rows."""
+    each = np.arange(len(table.rows))
+    clusters = table.labels[column, each]
+    local = (table.rows >= first_row) & (table.rows < first_row + len(labels))
+    where = torch.from_numpy(table.rows[local] - first_row).to(labels.device)
+    labels[where] = torch.from_numpy(clusters[local]).to(labels.device, labels.dtype)
+    sizes = table.settled_sizes + np.bincount(clusters, table.weights, table.n_clusters)
+    return table.settled_cost + float(table.costs[column, each].sum()), sizes

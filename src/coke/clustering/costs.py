@@ -1,0 +1,213 @@
+"""What it costs to put a row into a cluster, block by block: roughly for all pairs, exactly for a few.
+
+All N x K pairs go through one float32 product, whose last digits depend on how rows are cut into blocks. So a
+rough score comes with a bound on its error, and whoever decides something closer than that asks for the exact
+cost: float64, pair by pair, in an order that no block changes. Decisions are then the same for every block size
+and number of processes.
+
+Costs are squared Euclidean distances, or 1 - cosine = half the squared distance of unit vectors.
+Legend: N rows, D features, K clusters, b rows of a block, P pairs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from coke.clustering.vectors import Vectors
+
+EUCLIDEAN, COSINE = "euclidean", "cosine"
+_UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
+
+
+class CostBlock(ABC):
+    """Rows ``start`` ... ``start + len - 1`` of a process and their costs."""
+
+    start: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+        """Write minus the reduced costs, but for a constant of each row, to ``out`` [b, K]; tolerance [b].
+
+        A score is off by no more than its row's tolerance.
+        """
+
+    @abstractmethod
+    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
+        """Costs, float64 [P], of pairs (row of the block, cluster): weighted, not reduced."""
+
+    def size_weights(self, rows: Tensor) -> Tensor | float:
+        """What rows [P] of the block count for in a size: 1, or float64 [P]."""
+        return 1.0
+
+
+class Costs(ABC):
+    """Costs of a process's rows for every cluster."""
+
+    n_rows: int
+    n_clusters: int
+    device: torch.device
+    first_row: int = 0
+    """Number of the process's first row among all rows."""
+    size_weight: Tensor | None = None
+    """float64 [N] that sizes add up, or None for 1."""
+
+    @abstractmethod
+    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
+        """All rows in order."""
+
+
+class DistanceCosts(Costs):
+    """Distances of `Vectors` to centers.
+
+    Args:
+        vectors: N rows.
+        centers: float64 [K, D] on the vectors' device; unit vectors for cosine.
+        metric: ``"euclidean"`` or ``"cosine"``.
+        shift: float64 [D], an origin near the data: float32 resolves what is left. Not for cosine.
+        sample_weight: float64 [N] that multiplies a row's costs, or None for 1.
+        size_weight: float64 [N], or None for 1.
+    """
+
+    def __init__(
+        self,
+        vectors: Vectors,
+        centers: Tensor,
+        metric: str = EUCLIDEAN,
+        shift: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        size_weight: Tensor | None = None,
+    ) -> None:
+        self.vectors, self.centers, self.metric, self.shift = vectors, centers, metric, shift
+        self.sample_weight, self.size_weight = sample_weight, size_weight
+        self.n_rows, self.n_clusters, self.device = vectors.n_rows, len(centers), vectors.device
+        self.scale = 0.5 if metric == COSINE else 1.0
+        moved = centers if shift is None else centers - shift
+        self.columns = (2 * self.scale * moved).float().t().contiguous()
+        self.squares = self.scale * moved.square().sum(1)
+        self.longest = float(moved.square().sum(1).max().sqrt()) if len(moved) else 0.0
+        precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
+        self.unit = _UNIT_ROUNDING[precision]
+
+    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
+        """All rows in order."""
+        for start, rows in self.vectors.blocks(block_rows):
+            yield DistanceBlock(self, start, rows)
+
+
+class DistanceBlock(CostBlock):
+    """A block of vectors, normalised where the metric asks for it."""
+
+    def __init__(self, costs: DistanceCosts, start: int, rows: Tensor) -> None:
+        self.costs, self.start, self.rows = costs, start, rows
+        self.weights = None
+        if costs.sample_weight is not None:
+            self.weights = costs.sample_weight[start : start + len(rows)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+        """See `CostBlock`."""
+        costs = self.costs
+        rows = self.rows
+        if costs.metric == COSINE:
+            rows = unit_rows(rows)
+        elif costs.shift is not None:
+            rows = rows.double() - costs.shift
+        rough = rows.float()
+        lift = duals - costs.squares
+        if self.weights is None and costs.size_weight is None:
+            torch.addmm(lift.float(), rough, costs.columns, out=out)
+        else:
+            torch.addmm(-costs.squares.float(), rough, costs.columns, out=out)
+            if self.weights is not None:
+                out.mul_(self.weights.float()[:, None])
+            if costs.size_weight is None:
+                out.add_(duals.float())
+            else:
+                sizes = costs.size_weight[self.start : self.start + len(rows)]
+                out.addcmul_(sizes.float()[:, None], duals.float())
+        length = torch.linalg.vector_norm(rough, dim=1)
+        n_terms = rough.shape[1] + 8
+        bound = 2 * costs.scale * n_terms * costs.longest * length + 8 * costs.scale * costs.longest**2
+        if self.weights is not None:
+            bound = bound * self.weights.float()
+        highest = float(duals.abs().max())
+        if costs.size_weight is not None:
+            highest *= float(costs.size_weight.max())
+        return costs.unit * (bound + 8 * highest)
+
+    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
+        """See `CostBlock`."""
+        costs = exact_costs(self.rows[rows], self.costs.centers[clusters], self.costs.metric)
+        return costs if self.weights is None else costs * self.weights[rows]
+
+    def size_weights(self, rows: Tensor) -> Tensor | float:
+        """See `CostBlock`."""
+        return 1.0 if self.costs.size_weight is None else self.costs.size_weight[self.start + rows]
+
+
+class MatrixCosts(Costs):
+    """Costs that are given: ``cost`` [N, K], any finite values."""
+
+    def __init__(self, cost: Tensor, size_weight: Tensor | None = None) -> None:
+        self.cost, self.size_weight = cost, size_weight
+        self.n_rows, self.n_clusters = cost.shape
+        self.device = cost.device
+
+    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
+        """All rows in order."""
+        for start in range(0, self.n_rows, block_rows):
+            yield MatrixBlock(self, start, self.cost[start : start + block_rows])
+
+
+class MatrixBlock(CostBlock):
+    """Some rows of a cost matrix."""
+
+    def __init__(self, costs: MatrixCosts, start: int, cost: Tensor) -> None:
+        self.costs, self.start, self.cost = costs, start, cost
+
+    def __len__(self) -> int:
+        return len(self.cost)
+
+    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+        """See `CostBlock`."""
+        lift = duals[None, :]
+        if self.costs.size_weight is not None:
+            lift = lift * self.costs.size_weight[self.start : self.start + len(self.cost), None]
+        out.copy_(lift - self.cost)
+        return 2.0**-22 * (self.cost.abs().amax(1).double() + lift.abs().amax(1)).float()
+
+    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
+        """See `CostBlock`."""
+        return self.cost[rows, clusters].double()
+
+    def size_weights(self, rows: Tensor) -> Tensor | float:
+        """See `CostBlock`."""
+        return 1.0 if self.costs.size_weight is None else self.costs.size_weight[self.start + rows]
+
+
+def exact_costs(rows: Tensor, centers: Tensor, metric: str = EUCLIDEAN) -> Tensor:
+    """Cost of each row [P, D] for the center beside it, float64 [P, D]: float64 [P].
+
+    >>> exact_costs(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]]).double()).item()
+    4.0
+    >>> exact_costs(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]]).double(), "cosine").item()
+    1.0
+    """
+    if metric == COSINE:
+        return (unit_rows(rows) - centers).square().sum(-1) / 2
+    return (rows.double() - centers).square().sum(-1)
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows over their length, float64."""
+    rows = rows.double()
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)

@@ -1,0 +1,118 @@
+"""The dual bound of size-constrained assignment, and the duals that maximise it.
+
+With costs d_ik, size weights s_i (1 if not given) and bounds L_k <= sum of sizes <= U_k, every rho in R^K gives
+
+    LB(rho) = sum_i min_k (d_ik - s_i rho_k) + sum_k [ L_k max(rho_k, 0) - U_k max(-rho_k, 0) ]  <=  optimum
+
+by weak duality. rho_k > 0 raises a cluster that must be filled, rho_k < 0 lowers one that must be capped. LB is
+concave; its slope in rho_k is what cluster k still lacks, and its curvature counts the rows on the boundary of
+two clusters, which is a graph Laplacian. So Newton's method climbs it in a few steps (for semi-discrete optimal
+transport: Kitagawa, Merigot and Thibert, JEMS 2019); what is left is a handful of rows, for `rounding`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coke.clustering.candidates import Array, Candidates, Choice
+from coke.clustering.sizes import SizeBounds
+
+_ROWS_PER_CLUSTER = 10  # boundary rows, at least, behind an estimate of curvature
+_LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e4  # of the mean curvature
+
+
+def slack_term(duals: Array, bounds: SizeBounds) -> float:
+    """sum_k L_k max(rho_k, 0) - U_k max(-rho_k, 0): what the bounds add to LB.
+
+    >>> import torch
+    >>> slack_term(np.array([2.0, -1.0]), SizeBounds(torch.tensor([3.0, 0.0]), torch.tensor([9.0, 4.0])))
+    2.0
+    """
+    lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
+    return float(lower @ np.maximum(duals, 0) - upper @ np.maximum(-duals, 0))
+
+
+def target_sizes(sizes: Array, duals: Array, bounds: SizeBounds) -> Array:
+    """Where complementary slackness wants each size: L_k if rho_k > 0, U_k if rho_k < 0, else within both."""
+    lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
+    within = np.clip(sizes, lower, upper)
+    return np.where(duals > 0, lower, np.where(duals < 0, upper, within))
+
+
+def recentre(duals: Array, bounds: SizeBounds, total: float) -> Array:
+    """The best uniform shift of the duals: it changes no preference, and LB is piecewise linear in it.
+
+    A shift by t takes total t from the row part and gives L_k t or U_k t to the slack of a cluster above or
+    below 0. The slope falls as t rises, and changes where a dual crosses 0: so one dual, at least, ends at 0.
+    """
+    lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
+    order = np.argsort(duals, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(upper[order])])
+    above = np.concatenate([np.cumsum(lower[order][::-1])[::-1], [0.0]])
+    slopes = below + above - total  # [K + 1]: with the j lowest duals below 0 and the others above
+    n_below = int(np.argmax(slopes >= 0))
+    if n_below == 0:  # sum L = total: no cluster may fall below 0, beyond that no shift matters
+        return duals - min(duals.min(initial=0.0), 0.0)
+    return duals - duals[order[n_below - 1]]
+
+
+def search_duals(
+    candidates: Candidates, bounds: SizeBounds, duals: Array, *, max_steps: int = 60, tolerance: float = 0.0
+) -> tuple[Array, Choice]:
+    """Climb LB over the kept rows: duals [K] and the choice they lead to.
+
+    tolerance: summed distance of the sizes from `target_sizes` at which to stop.
+    """
+    total = float(candidates.settled_sizes.sum()) + (
+        float(len(candidates.rows)) if candidates.weights is None else float(candidates.weights.sum())
+    )
+
+    def look(at: Array) -> tuple[Choice, float]:
+        choice = candidates.choose(at)
+        return choice, candidates.reduced_cost(choice, at) + slack_term(at, bounds)
+
+    duals = recentre(duals, bounds, total)
+    choice, height = look(duals)
+    damping = _LEAST_DAMPING
+    for _ in range(max_steps):
+        missing = target_sizes(choice.sizes, duals, bounds) - choice.sizes
+        if np.abs(missing).sum() <= tolerance or damping > _MOST_DAMPING:
+            break
+        step = _newton_step(candidates, choice, duals, missing, damping)
+        moved = duals + np.clip(step, -candidates.settled_margin, candidates.settled_margin)
+        moved = np.where(moved * duals < 0, 0.0, moved)  # one bound is let go before the other one is met
+        moved = recentre(moved, bounds, total)
+        next_choice, next_height = look(moved)
+        gain = (next_height - height) / max(float(missing @ (moved - duals)), np.finfo(np.float64).tiny)
+        if gain > 0:
+            duals, choice, height = moved, next_choice, next_height
+        damping = max(damping * (8 if gain < 0.1 else 1 if gain < 0.35 else 1 / 8), _LEAST_DAMPING)
+    return duals, choice
+
+
+def _newton_step(
+    candidates: Candidates, choice: Choice, duals: Array, missing: Array, damping: float
+) -> Array:
+    """Solve (Laplacian of boundary rows + damping) step = missing, over the clusters that are off target."""
+    from scipy.sparse import coo_matrix, diags
+    from scipy.sparse.linalg import cg
+
+    n_clusters = candidates.n_clusters
+    free = (missing != 0) | (duals != 0)
+    weights = np.ones(len(candidates.rows)) if candidates.weights is None else candidates.weights
+    margin = np.divide(choice.margin, weights, out=np.full(len(weights), np.inf), where=weights > 0)
+    wanted = min(max(4 * np.abs(missing).sum(), _ROWS_PER_CLUSTER * n_clusters), np.isfinite(margin).sum())
+    if not wanted:
+        return missing
+    width = max(float(np.partition(margin, int(wanted) - 1)[int(wanted) - 1]), np.finfo(np.float64).tiny * 1e6)
+    near = margin <= width
+    first = candidates.labels[choice.column[near], np.flatnonzero(near)]
+    density = weights[near] / (2 * width)
+    pairs = coo_matrix((density, (first, choice.second[near])), shape=(n_clusters, n_clusters)).tocsr()
+    pairs = pairs + pairs.T
+    degree = np.asarray(pairs.sum(axis=1)).ravel()
+    laplacian = (diags(degree + damping * degree.mean()) - pairs)[free][:, free]
+    solved, _ = cg(laplacian, missing[free], rtol=1e-2, maxiter=100, M=diags(1 / laplacian.diagonal()))
+    step = np.zeros(n_clusters)
+    step[free] = solved
+    return step

@@ -1,0 +1,291 @@
+"""One pass over all rows under given duals: every row's best cluster, and a table of those that waver.
+
+The product of rows and centers is what must be paid. Beside it stand the search for the two best clusters, exact
+costs for rows whose two best are closer than float32 can tell, and the rows near a boundary with their few best
+clusters, for the dual search. With several processes each passes over its own rows; sizes are summed, and the
+near rows (row number, cluster numbers and costs, no features) are shared, so that all go on with the same table.
+
+Legend: N rows, K clusters, b rows of a block, M near rows, m clusters listed of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke import distributed
+from coke.clustering.candidates import Array, Candidates
+from coke.clustering.costs import CostBlock, Costs
+
+_SPARE = 2  # clusters listed beyond m while they are sorted: rough scores may swap neighbours
+_CPU_PAIRS, _DEVICE_PAIRS = 2**22, 2**28  # scores of a block: what a cache, or a GPU, likes to hold
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What a pass found. ``labels`` of the pass are written where the caller asked.
+
+    Attributes:
+        sizes: float64 [K] of all processes' rows.
+        n_changed: rows of all processes whose label is another than before.
+        cost: float64 sum of exact costs (weighted), where asked for; else nan.
+        table: near rows of all processes.
+    """
+
+    sizes: Array
+    n_changed: int
+    cost: float
+    table: Candidates
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Which rows a sweep lists for the dual search.
+
+    Attributes:
+        reach: list a row if its best cluster leads by at most this, per unit of size weight.
+        n_listed: m, clusters of a row.
+        max_rows: the most rows of all processes; beyond it the closest are kept.
+        certify: also sum the exact costs of all rows, which makes the table's dual bound a certificate.
+    """
+
+    reach: float
+    n_listed: int = 4
+    max_rows: int = 2**19
+    certify: bool = False
+
+
+def default_block_rows(n_clusters: int, device: torch.device) -> int:
+    """Rows of a block: as many as let their scores stay close to the processor.
+
+    >>> default_block_rows(1000, torch.device("cpu"))
+    4096
+    """
+    pairs = _CPU_PAIRS if device.type == "cpu" else _DEVICE_PAIRS
+    return int(min(max(2 ** int(np.log2(pairs / n_clusters)), 128), 2**16 if device.type == "cpu" else 2**20))
+
+
+Moved = Callable[[CostBlock, Tensor, Tensor, Tensor], None]
+"""Called with a block, its changed rows, their former labels and their new ones."""
+
+
+def sweep(
+    costs: Costs,
+    duals: Array,
+    labels: Tensor,
+    focus: Focus,
+    *,
+    block_rows: int | None = None,
+    moved: Moved | None = None,
+) -> Sweep:
+    """Write each row's best cluster under ``duals`` [K] to ``labels`` (int32 [N] on the costs' device).
+
+    Equal reduced costs go to the lowest cluster. Neither block size nor processes change a label.
+    """
+    block_rows = min(block_rows or default_block_rows(costs.n_clusters, costs.device), max(costs.n_rows, 1))
+    lift = torch.from_numpy(duals).to(costs.device)
+    scorer = _Scorer(costs, lift, block_rows)
+    near = _NearRows(costs, focus, lift)
+    sizes = torch.zeros(costs.n_clusters, dtype=torch.float64, device=costs.device)
+    own_cost, n_changed = torch.zeros(2, dtype=torch.float64, device=costs.device)
+    for block in costs.blocks(block_rows):
+        rows = slice(block.start, block.start + len(block))
+        scores, tolerance, best, label, lead = scorer.best(block)
+        near.look(block, scores, tolerance, best, lead, label)
+        if focus.certify:
+            own_cost += block.exact(torch.arange(len(block), device=costs.device), label).sum()
+        weights = None if costs.size_weight is None else costs.size_weight[rows]
+        sizes += torch.bincount(label, weights, costs.n_clusters)
+        new = label.to(torch.int32)
+        changed = (labels[rows] != new).nonzero()[:, 0]
+        if len(changed):
+            if moved is not None:
+                moved(block, changed, labels[rows][changed].long(), label[changed])
+            labels[rows] = new
+            n_changed += len(changed)
+    totals = distributed.sum_over_processes(torch.cat([sizes, torch.stack([own_cost, n_changed])])).cpu().numpy()
+    sizes_all = totals[: costs.n_clusters]
+    cost = float(totals[-2]) if focus.certify else float("nan")
+    table = near.table(sizes_all, cost, duals)
+    return Sweep(sizes_all, int(totals[-1]), cost, table)
+
+
+class _Scorer:
+    """The best cluster of each row of a block and how far it leads, ties and near ties decided exactly."""
+
+    def __init__(self, costs: Costs, duals: Tensor, block_rows: int) -> None:
+        self.duals, self.n_clusters = duals, costs.n_clusters
+        self.width = 64 if costs.n_clusters >= 512 else 32
+        on_cpu = costs.device.type == "cpu"
+        self.folded = on_cpu and costs.n_clusters >= 2 * self.width
+        n_columns = -(-costs.n_clusters // self.width) * self.width if self.folded else costs.n_clusters
+        self.buffer = torch.full((block_rows, n_columns), -torch.inf, device=costs.device)
+        self.steps = torch.arange(0, n_columns, self.width, device=costs.device)
+
+    def best(self, block: CostBlock) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scores [b, K], tolerance [b], the best of them [b], its cluster [b] and its lead [b] over the second."""
+        buffer = self.buffer[: len(block)]
+        scores = buffer[:, : self.n_clusters]
+        tolerance = block.scores(self.duals, scores)
+        if self.n_clusters == 1:
+            best = scores[:, 0]
+            return scores, tolerance, best, torch.zeros_like(best, dtype=torch.long), best.new_full(best.shape, torch.inf)
+        best, label, second = self._two_best(buffer) if self.folded else _two_best(scores)
+        lead = best - second
+        doubt = (lead <= 2 * tolerance).nonzero()[:, 0]
+        if len(doubt):
+            label[doubt] = self._decide(block, scores, doubt, best[doubt] - 2 * tolerance[doubt])
+        return scores, tolerance, best, label, lead
+
+    def _two_best(self, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Largest score, its column, and the second largest: maxima over every 64th column first, which are fast."""
+        maxima = buffer.view(len(buffer), -1, self.width).amax(1)
+        residue = maxima.argmax(1, keepdim=True)
+        best = maxima.gather(1, residue)
+        maxima.scatter_(1, residue, -torch.inf)
+        column = buffer.gather(1, residue + self.steps)
+        turn = column.argmax(1, keepdim=True)
+        column.scatter_(1, turn, -torch.inf)
+        second = torch.maximum(maxima.amax(1), column.amax(1))
+        return best[:, 0], (residue + turn * self.width)[:, 0], second
+
+    def _decide(self, block: CostBlock, scores: Tensor, rows: Tensor, least: Tensor) -> Tensor:
+        """The cluster with the least exact reduced cost among scores >= ``least``; the lowest of equals."""
+        labels = torch.empty_like(rows)
+        step = max(1, 2**22 // self.n_clusters)
+        for first in range(0, len(rows), step):
+            part = slice(first, first + step)
+            place, cluster = (scores[rows[part]] >= least[part, None]).nonzero(as_tuple=True)
+            pair_rows = rows[part][place]
+            reduced = _reduced(block, pair_rows, cluster, self.duals)
+            lowest = reduced.new_full((len(rows[part]),), torch.inf).scatter_reduce_(0, place, reduced, "amin")
+            wins = reduced == lowest[place]
+            chosen = torch.full_like(rows[part], self.n_clusters)
+            labels[part] = chosen.scatter_reduce_(0, place[wins], cluster[wins], "amin")
+        return labels
+
+
+def _two_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    values, columns = scores.topk(2, dim=1)
+    return values[:, 0], columns[:, 0], values[:, 1]
+
+
+def _reduced(block: CostBlock, rows: Tensor, clusters: Tensor, duals: Tensor, chunk: int = 2**20) -> Tensor:
+    """Exact reduced costs of pairs, a bounded number at a time."""
+    parts = []
+    for first in range(0, len(rows), chunk):
+        r, c = rows[first : first + chunk], clusters[first : first + chunk]
+        parts.append(block.exact(r, c) - block.size_weights(r) * duals[c])
+    return torch.cat(parts) if parts else duals.new_empty(0)
+
+
+@dataclass
+class _NearRows:
+    """Rows near a boundary, collected block by block; the closest ``max_rows`` of them."""
+
+    costs: Costs
+    focus: Focus
+    duals: Tensor
+    held: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.n_listed = min(self.focus.n_listed, self.costs.n_clusters)
+        self.reach, self.n_held = self.focus.reach, 0
+
+    def look(
+        self, block: CostBlock, scores: Tensor, tolerance: Tensor, best: Tensor, lead: Tensor, label: Tensor
+    ) -> None:
+        """Keep the rows of a block that waver."""
+        if self.n_listed < 2:
+            return
+        everything = torch.arange(len(block), device=lead.device)
+        weights = block.size_weights(everything)
+        near = (lead <= self.reach * weights + 2 * tolerance).nonzero()[:, 0]
+        if not len(near):
+            return
+        n_clusters = self.costs.n_clusters
+        n_taken = min(self.n_listed + _SPARE, n_clusters)
+        rough, clusters = scores[near].topk(n_taken, dim=1)
+        unlisted = ~(clusters == label[near, None]).any(1)  # so many ties that the chosen one was left out
+        clusters[unlisted, -1] = label[near][unlisted]
+        pair_rows = near[:, None].expand_as(clusters)
+        cost = block.exact(pair_rows.reshape(-1), clusters.reshape(-1)).view(clusters.shape)
+        own = block.size_weights(near)
+        own = own[:, None] if isinstance(own, Tensor) else own
+        reduced = cost - own * self.duals[clusters]
+        # By exact reduced cost, then by cluster: two stable sorts.
+        order = clusters.argsort(dim=1, stable=True)
+        order = order.gather(1, reduced.gather(1, order).argsort(dim=1, stable=True))
+        reduced, cost, clusters = (values.gather(1, order) for values in (reduced, cost, clusters))
+        scale = own[:, 0] if isinstance(own, Tensor) else own
+        margin = (reduced[:, 1] - reduced[:, 0]) / scale
+        beyond = torch.full_like(margin, torch.inf)
+        if self.n_listed < n_clusters:
+            # No cluster that was not taken scores above the last one taken; scores leave out a constant of the row.
+            unseen = reduced[:, 0] + (best[near] - rough[:, -1]) - 2 * tolerance[near]
+            beyond = reduced[:, self.n_listed] if n_taken == n_clusters else torch.minimum(reduced[:, self.n_listed], unseen)
+        keep = (margin <= self.reach).nonzero()[:, 0]
+        size = scale[keep] if isinstance(scale, Tensor) else margin.new_ones(len(keep))
+        row = self.costs.first_row + block.start + near
+        m = self.n_listed
+        self.held.append((row[keep], clusters[keep, :m].to(torch.int32), cost[keep, :m], beyond[keep], margin[keep], size))
+        self.n_held += len(keep)
+        if self.n_held > 2 * self.focus.max_rows:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep the closest rows, and one more that says how far the others are, at least."""
+        held = self._joined()
+        order = held[4].argsort(stable=True)[: self.focus.max_rows + 1]
+        kept = tuple(values[order.sort().values] for values in held)
+        if len(order) > self.focus.max_rows:
+            self.reach = min(self.reach, float(held[4][order[-1]]))
+        self.held, self.n_held = [kept], len(order)
+
+    def _joined(self) -> tuple[Tensor, ...]:
+        if self.held:
+            return tuple(torch.cat(values) for values in zip(*self.held, strict=True))
+        m, device = max(self.n_listed, 1), self.costs.device
+        none = torch.empty(0, dtype=torch.float64, device=device)
+        return (
+            none.long(),
+            torch.empty(0, m, dtype=torch.int32, device=device),
+            torch.empty(0, m, dtype=torch.float64, device=device),
+            none,
+            none,
+            none,
+        )
+
+    def table(self, sizes: Array, cost_of_all: float, duals: Array) -> Candidates:
+        """The near rows of all processes, and what the others add up to."""
+        if self.n_held > self.focus.max_rows:
+            self._thin()
+        self.held = [distributed.gather_uneven(self._joined())]
+        self._thin()
+        row, clusters, cost, beyond, margin, size = (values.cpu().numpy() for values in self.held[0])
+        reach = self.focus.reach
+        if len(row) > self.focus.max_rows:
+            last = int(margin.argsort(kind="stable")[-1])
+            reach = min(reach, float(margin[last]))
+            row, clusters, cost, beyond, size = (
+                np.delete(values, last, axis=0) for values in (row, clusters, cost, beyond, size)
+            )
+        n_clusters = self.costs.n_clusters
+        first, own = clusters[:, 0], cost[:, 0]
+        order = clusters.argsort(axis=1)
+        weighted = self.costs.size_weight is not None
+        return Candidates(
+            rows=row,
+            labels=np.ascontiguousarray(np.take_along_axis(clusters, order, 1).T),
+            costs=np.ascontiguousarray(np.take_along_axis(cost, order, 1).T),
+            beyond=beyond,
+            weights=size if weighted else None,
+            settled_sizes=np.maximum(sizes - np.bincount(first, size if weighted else None, n_clusters), 0),
+            settled_cost=float(cost_of_all - own.sum()) if self.focus.certify else 0.0,
+            settled_margin=reach if n_clusters > 1 else np.inf,
+            duals=duals.copy(),
+        )
