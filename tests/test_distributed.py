@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coke import distributed
+from coke.errors import BoundsError, DataError
 
 N_PROCESSES = 3
 ROWS = [0, 1, 2, 3, 7, 9, 100]  # fewer than processes, even, uneven
@@ -43,6 +44,11 @@ def test_alone_they_are_identities() -> None:
     assert distributed.smallest(2.5) == 2.5
     distributed.barrier()
     distributed.broadcast_state(nn.BatchNorm1d(2))
+    distributed.fail_together(None)
+    error = BoundsError("too few")
+    with pytest.raises(BoundsError, match=r"^too few$") as caught:
+        distributed.fail_together(error)
+    assert caught.value is error
 
 
 @pytest.mark.slow
@@ -82,6 +88,21 @@ def check_process(rank: int, folder: Path) -> None:
     distributed.broadcast_state(norm)
     assert norm.running_mean.tolist() == [5.0, 5.0]
     assert norm.weight.tolist() == [float(rank)] * 2  # parameters are DDP's
+    check_failures(rank)
     distributed.barrier()
     dist.destroy_process_group()
     (folder / f"passed {rank}").touch()  # got here: every assertion held
+
+
+def check_failures(rank: int) -> None:
+    """One failure, two, and one that all share, each heard by everyone; no process is left waiting."""
+    distributed.fail_together(None)
+    with pytest.raises(DataError, match=r"^process 1 of 3: rows.npy: no such file$"):
+        distributed.fail_together(DataError("rows.npy: no such file") if rank == 1 else None)
+    expected = r"^process 0 of 3: TypeError: sparse; process 2 of 3: empty$"
+    errors = [TypeError("sparse"), None, BoundsError("empty")]
+    with pytest.raises(DataError, match=expected) as caught:
+        distributed.fail_together(errors[rank])
+    assert caught.value.__cause__ is errors[rank]
+    with pytest.raises(BoundsError, match=r"^too few rows$"):
+        distributed.fail_together(BoundsError("too few rows"))

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from coke.errors import CokeError, DataError
+
 
 def active() -> bool:
     """Whether a process group is initialised."""
@@ -109,3 +111,39 @@ def gather_uneven(columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         dist.all_gather(parts, padded)
         gathered.append(torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]))
     return tuple(gathered)
+
+
+def fail_together(error: Exception | None) -> None:
+    """Raise everywhere when any process met an error, so that no other waits for one that is gone.
+
+    Call it on every process after work of its own that can fail (reading a file, say) and before the next
+    collective. Where all processes met the same error, or there is only one, it is raised as it is.
+
+    Args:
+        error: what this process met, or None.
+
+    Raises:
+        DataError: naming each process that failed, by its rank, and what it said.
+
+    >>> fail_together(None)
+    >>> fail_together(DataError("rows.npy: there is no such file or folder"))
+    Traceback (most recent call last):
+    coke.errors.DataError: rows.npy: there is no such file or folder
+    """
+    if not active():
+        if error is not None:
+            raise error
+        return
+    said: list[str | None] = [None] * world_size()
+    dist.all_gather_object(said, None if error is None else _in_words(error))
+    if error is not None and set(said) == {_in_words(error)}:
+        raise error
+    failed = [
+        f"process {index} of {len(said)}: {text}" for index, text in enumerate(said) if text is not None
+    ]
+    if failed:
+        raise DataError("; ".join(failed)) from error
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, CokeError) else f"{type(error).__name__}: {error}"
