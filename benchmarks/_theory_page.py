@@ -80,7 +80,7 @@ def figures(result: Mapping[str, Any]) -> str:
                 size = entry["sizes"][-1]
                 best = result["results"][f"K {n_clusters}"]["optimum"][f"{data}, r {ratio}, N {size}"]
                 short, regret, priced = (
-                    entry[name][-1]["mean"] for name in ("shortfall", "regret", "priced")
+                    entry[name]["mean"][-1] for name in ("shortfall", "regret", "priced")
                 )
                 share = f"{100 * short * n_clusters / (ratio * size):.2f} %" if short > 0 else "holds"
                 cells = [
@@ -141,8 +141,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 def _line(axis: Any, entry: Mapping[str, Any], name: str) -> None:
     """One rule's means with intervals; on the logarithmic axis a size where no bound is missed is left out."""
-    means = np.array([value["mean"] for value in entry[name]])
-    widths = np.array([value["half_width"] for value in entry[name]])
+    means = np.array(entry[name]["mean"])
+    widths = np.array(entry[name]["half_width"])
     shown = means > 0 if name == "shortfall" else np.isfinite(means)
     low = np.minimum(widths, 0.9 * means) if name == "shortfall" else widths
     dashed = entry["batch"] > 1 and entry["rule"] in ONLINE

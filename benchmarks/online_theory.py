@@ -223,12 +223,14 @@ def fitted(rows: Rows, needed: dict[Key, float], n_clusters: int, batch: int) ->
             found = values[:, :, column].T
             if not np.isfinite(found).all():
                 continue
-            entry[name] = [interval(found[:, i]) for i in range(len(sizes))]
+            intervals = [interval(found[:, i]) for i in range(len(sizes))]
+            entry[name] = {key: [figure[key] for figure in intervals] for key in ("mean", "half_width")}
             entry[f"{name}_slope"] = slope(sizes[first:], found[:, first:])
             last = max(first, len(sizes) - 3)
             entry[f"{name}_slope_end"] = slope(sizes[last:], found[:, last:])
-        if entry["shortfall_slope"] and entry["shortfall_slope"]["sign"] < 0:  # the bound holds by itself
-            entry["shortfall_slope"] = entry["shortfall_slope_end"] = None
+        for name in ("shortfall_slope", "shortfall_slope_end"):
+            if entry[name] and entry[name]["sign"] < 0:  # the bound holds by itself, by a margin that grows
+                entry[name] = None
         entries.append(entry)
     return entries
 
