@@ -12,9 +12,12 @@ from coke import _timm
 
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
+    from coke.clustering.balanced import assign_balanced
     from coke.clustering.dual_step import auto_dual_lr
+    from coke.clustering.estimator import ConstrainedKMeans
     from coke.clustering.labels import LabelMemory
     from coke.clustering.online import OnlineConstrainedKMeans
+    from coke.clustering.sizes import check_sizes
     from coke.errors import CokeError
     from coke.run import Run
     from coke.training.objective import Objective
@@ -23,21 +26,27 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CokeError": "coke.errors",
+    "ConstrainedKMeans": "coke.clustering.estimator",
     "LabelMemory": "coke.clustering.labels",
     "Objective": "coke.training.objective",
     "OnlineConstrainedKMeans": "coke.clustering.online",
     "Run": "coke.run",
+    "assign_balanced": "coke.clustering.balanced",
     "auto_dual_lr": "coke.clustering.dual_step",
+    "check_sizes": "coke.clustering.sizes",
     "evaluate": "coke.api",
     "pretrain": "coke.api",
 }
 __all__ = [
     "CokeError",
+    "ConstrainedKMeans",
     "LabelMemory",
     "Objective",
     "OnlineConstrainedKMeans",
     "Run",
+    "assign_balanced",
     "auto_dual_lr",
+    "check_sizes",
     "evaluate",
     "pretrain",
 ]

@@ -95,6 +95,18 @@ def smallest(value: float, device: torch.device | str = "cpu") -> float:
     return float(shared)
 
 
+def largest(value: float, device: torch.device | str = "cpu") -> float:
+    """The largest of all processes' values."""
+    return -smallest(-value, device)
+
+
+def offset(n_rows: int) -> int:
+    """How many rows the processes before this one hold, if this one holds ``n_rows``."""
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = n_rows
+    return int(sum_over_processes(counts)[: rank()].sum())
+
+
 def gather_uneven(columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """All processes' rows of several tensors, rank 0's first; every process may bring another number of rows."""
     if not active():

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.costs import Costs
-from coke.clustering.dual import search_duals, slack_term, target_sizes
+from coke.clustering.dual import off_target, search_duals, slack_term
 from coke.clustering.fill import fill, total_cost, violation
 from coke.clustering.rounding import round_to_bounds
 from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
 
-NEAR_ROWS = 2**17
+NEAR_ROWS = 2**17  # the most that a search sees
+_NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
 _MOST_PAIRS = 2**22  # (row, cluster) of a table
 _ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
@@ -80,7 +81,7 @@ def assign_within(
     reach: float = np.inf,
     gap: float = 1e-6,
     max_sweeps: int = 8,
-    near_rows: int = NEAR_ROWS,
+    near_rows: int | None = None,
     n_listed: int = LISTED,
     block_rows: int | None = None,
 ) -> Assignment:
@@ -95,7 +96,7 @@ def assign_within(
         reach: how far from a boundary to look first; infinite: as far as ``near_rows`` allow.
         gap: relative gap at which to stop.
         max_sweeps: passes over the data, at most.
-        near_rows, n_listed: how many rows the search may see, and how many clusters of each.
+        near_rows, n_listed: how many rows the search may see at first, and how many clusters of each.
         block_rows: rows of a block; any gives the same labels.
     """
     duals = np.zeros(costs.n_clusters) if duals is None else duals
@@ -104,30 +105,35 @@ def assign_within(
     if is_free(bounds, total):
         swept = sweep(costs, np.zeros_like(duals), labels, Focus(0.0, 0, certify=True), block_rows=block_rows)
         return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
+    near_rows = near_rows or min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
     lower_bound, previous = -np.inf, np.inf
     for n_sweeps in range(1, max_sweeps + 1):
         swept = sweep(costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows)
         table = swept.table
         raised, choice = search_duals(table, bounds, duals)
-        off_target = float(np.abs(target_sizes(choice.sizes, raised, bounds) - choice.sizes).sum())
+        near_enough = off_target(choice.sizes, raised, bounds) <= _ROUNDABLE * total
         last = n_sweeps == max_sweeps
         column, proof = choice.column, raised
-        if costs.size_weight is None and (last or off_target <= _ROUNDABLE * total):
+        if costs.size_weight is None and (last or near_enough):
             column, proof = round_to_bounds(table, bounds, raised)
         lower_bound = max(lower_bound, *(bound_at(table, bounds, at) for at in (duals, raised, proof)))
-        cost, sizes = apply_choice(table, column, labels, costs.first_row)
-        if last or off_target <= _ROUNDABLE * total:
+        where, now = kept_labels(table, column, costs.first_row, labels)
+        labels[where] = now
+        each = np.arange(len(table.rows))
+        cost = table.settled_cost + float(table.costs[column, each].sum())
+        sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
+        if last or near_enough:
             if violation(sizes, bounds).any():
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
                 cost = total_cost(costs, labels, block_rows=block_rows)
-            now = relative_gap(cost, lower_bound)
-            if last or now <= gap or now > previous / 2:
+            proven = relative_gap(cost, lower_bound)
+            if last or proven <= gap or proven > previous / 2:
                 break
-            previous = now
-        else:  # the clusters listed do not suffice: look at more of them, if need be at fewer rows
+            previous = proven
+        else:  # the clusters listed do not suffice, so look at more of them
             n_listed = min(4 * n_listed, costs.n_clusters)
-            near_rows = max(min(near_rows, _MOST_PAIRS // n_listed), costs.n_clusters)
-        duals, reach = proof, max(table.settled_margin, 2 * float(np.ptp(proof - duals)))
+        near_rows = max(min(4 * near_rows, NEAR_ROWS, _MOST_PAIRS // n_listed), costs.n_clusters)
+        duals, reach = proof, 4 * table.settled_margin
     return Assignment(labels, sizes, proof, cost, lower_bound, n_sweeps)
 
 
@@ -136,12 +142,9 @@ def bound_at(table: Candidates, bounds: SizeBounds, duals: Array) -> float:
     return table.settled_cost + table.reduced_cost(table.choose(duals), duals) + slack_term(duals, bounds)
 
 
-def apply_choice(table: Candidates, column: Array, labels: Tensor, first_row: int) -> tuple[float, Array]:
-    """Write the kept rows' clusters to this process's labels; the cost and the sizes [K] of all rows."""
-    each = np.arange(len(table.rows))
-    clusters = table.labels[column, each]
+def kept_labels(table: Candidates, column: Array, first_row: int, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of this process's rows ``labels`` [n] the table keeps, and the clusters chosen for them."""
     local = (table.rows >= first_row) & (table.rows < first_row + len(labels))
-    where = torch.from_numpy(table.rows[local] - first_row).to(labels.device)
-    labels[where] = torch.from_numpy(clusters[local]).to(labels.device, labels.dtype)
-    sizes = table.settled_sizes + np.bincount(clusters, table.weights, table.n_clusters)
-    return table.settled_cost + float(table.costs[column, each].sum()), sizes
+    clusters = table.labels[column, np.arange(len(table.rows))][local]
+    where = torch.from_numpy(table.rows[local] - first_row)
+    return where.to(labels.device), torch.from_numpy(clusters).to(labels.device, labels.dtype)

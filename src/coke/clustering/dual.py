@@ -39,6 +39,11 @@ def target_sizes(sizes: Array, duals: Array, bounds: SizeBounds) -> Array:
     return np.where(duals > 0, lower, np.where(duals < 0, upper, within))
 
 
+def off_target(sizes: Array, duals: Array, bounds: SizeBounds) -> float:
+    """Summed distance of the sizes from `target_sizes`: 0 at an optimum."""
+    return float(np.abs(target_sizes(sizes, duals, bounds) - sizes).sum())
+
+
 def recentre(duals: Array, bounds: SizeBounds, total: float) -> Array:
     """The best uniform shift of the duals: it changes no preference, and LB is piecewise linear in it.
 

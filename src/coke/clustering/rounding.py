@@ -42,7 +42,7 @@ class Exchange:
         self.edges = {int(key): index for index, key in enumerate(keys)}
         self.next = starts.tolist()
         self.stop = np.append(starts[1:], len(order)).tolist()
-        self.late: list[list[tuple[float, int]]] = [[] for _ in keys]
+        self.late: dict[int, list[tuple[float, int]]] = {}  # offers of rows that have moved: heaps by edge
         self.tail, self.head = (keys // n_clusters).tolist(), (keys % n_clusters).tolist()
         self.best = self.price[starts].tolist()
         self.mover = self.row[starts].tolist()
@@ -60,7 +60,7 @@ class Exchange:
                     self._settle(left)
             if label != goal:
                 joined = self._edge(goal, label)
-                heapq.heappush(self.late[joined], (cost, row))
+                heapq.heappush(self.late.setdefault(joined, []), (cost, row))
                 if cost < self.best[joined]:
                     self.best[joined], self.mover[joined] = cost, row
         self._settle(edge)
@@ -69,14 +69,14 @@ class Exchange:
         key = source * self.candidates.n_clusters + goal
         if key not in self.edges:
             self.edges[key] = len(self.best)
-            self.next.append(0), self.stop.append(0), self.late.append([])
+            self.next.append(0), self.stop.append(0)
             self.tail.append(source), self.head.append(goal)
             self.best.append(np.inf), self.mover.append(-1)
         return self.edges[key]
 
     def _settle(self, edge: int) -> None:
         """Find an edge's best offer anew, void ones dropped."""
-        source, late = self.tail[edge], self.late[edge]
+        source, late = self.tail[edge], self.late.get(edge, [])
         while self.next[edge] < self.stop[edge] and self.own[self.row[self.next[edge]]] != source:
             self.next[edge] += 1
         while late and self.own[late[0][1]] != source:

@@ -1,0 +1,389 @@
+"""`ConstrainedKMeans`: k-means whose cluster sizes hold, as a scikit-learn estimator.
+
+Legend: N rows, D features, K clusters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from coke import distributed
+from coke.clustering.assignment import Assignment
+from coke.clustering.costs import COSINE, EUCLIDEAN, DistanceCosts
+from coke.clustering.lloyd import Fit, assign_rows, lloyd, round_to
+from coke.clustering.rows import Rows, as_weights, look_at
+from coke.clustering.seeding import checked_centers, starting_centers
+from coke.clustering.sizes import SizeBounds, resolve_bounds
+from coke.clustering.streaming import Stream
+from coke.clustering.sweep import Focus, sweep
+from coke.clustering.vectors import Vectors, open_vectors
+from coke.errors import BoundsError, ConfigError, did_you_mean
+
+METRICS = (EUCLIDEAN, COSINE)
+
+
+class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """K-means with a minimum and a maximum cluster size that hold, and a bound on how far from optimal it is.
+
+    Without sizes it is plain k-means. ``fit`` returns centers and, under them, the cheapest assignment within
+    the bounds that it can prove: ``gap_`` says how much cheaper any other could be. Method: the dual of the
+    assignment, of K variables, is climbed along Lloyd's iterations; see docs/clustering.md.
+
+    Inside a process group (torchrun) every process passes its own part of the rows.
+
+    Args:
+        n_clusters: K.
+        min_size, max_size: rows of a cluster, one number or one per cluster; None: no bound.
+        min_size_ratio, max_size_ratio: the same relative to N / K: 1 and 1 is balanced.
+        metric: ``"euclidean"`` (squared distances, means) or ``"cosine"`` (1 - cosine, directions).
+        init: ``"k-means++"``, ``"random"``, centers [K, D], or a function (rows, K, random_state) of a sample.
+        n_init: starts, of which the cheapest is kept; ``"auto"``: 10 for ``"random"`` and functions, else 1.
+        max_iter: moves of the centers, at most.
+        tol: centers have come to rest when their squared moves sum to less than this, times the mean variance.
+        random_state: of the sample and the start. The same gives the same labels, bit for bit, on a device.
+        warm_start: fit starts from the centers and duals of the fit before, so that clusters keep their number.
+        gap: relative gap at which the last assignment is good enough.
+        device: where to compute; None: where a tensor is, else the CPU. Rows are moved block by block.
+        block_rows: rows at a time; None: by K and device. It changes no label.
+        verbose: whether to print a line for each iteration.
+        copy_x, algorithm: taken for the sake of ``sklearn.cluster.KMeans``, and without effect: rows are never
+            changed, and the result of ``"elkan"`` is that of ``"lloyd"``.
+
+    Attributes:
+        labels_: int32 [N], within the bounds.
+        cluster_centers_: [K, D], float64 for float64 and integer rows, else float32.
+        counts_: int64 [K] rows of each cluster.
+        inertia_: sum of (weighted) costs of the labels.
+        lower_bound_: no labels within the bounds cost less for these centers.
+        gap_: (inertia_ - lower_bound_) / lower_bound_; 0 where they agree to rounding.
+        duals_: float64 [K], what the bounds add to (positive) or take from a cluster's draw.
+        n_iter_: iterations of the start that was kept.
+        n_features_in_: D.
+
+    Arrays are tensors, on the rows' device, where the rows are one.
+
+    Example:
+        >>> rows = np.array([[0.0], [0.1], [0.2], [0.3], [9.0]])
+        >>> km = ConstrainedKMeans(2, min_size=2, random_state=0).fit(rows)
+        >>> sorted(km.counts_.tolist()), km.gap_
+        ([2, 3], 0.0)
+        >>> bool(km.predict([[8.0]])[0] == km.labels_[4])
+        True
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        min_size: Any = None,
+        max_size: Any = None,
+        min_size_ratio: float | None = None,
+        max_size_ratio: float | None = None,
+        metric: str = EUCLIDEAN,
+        init: Any = "k-means++",
+        n_init: int | str = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: Any = None,
+        warm_start: bool = False,
+        gap: float = 1e-6,
+        device: Any = None,
+        block_rows: int | None = None,
+        verbose: int = 0,
+        copy_x: bool = True,
+        algorithm: str = "lloyd",
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.min_size, self.max_size = min_size, max_size
+        self.min_size_ratio, self.max_size_ratio = min_size_ratio, max_size_ratio
+        self.metric = metric
+        self.init, self.n_init, self.max_iter, self.tol = init, n_init, max_iter, tol
+        self.random_state, self.warm_start = random_state, warm_start
+        self.gap = gap
+        self.device, self.block_rows = device, block_rows
+        self.verbose, self.copy_x, self.algorithm = verbose, copy_x, algorithm
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, size_weight: Any = None) -> Self:
+        """Cluster the rows X [N, D].
+
+        Args:
+            X: array, tensor, data frame, memory map, path of .npy or .parquet or a folder of them, or batches
+                that can be gone through again: see `open_vectors`.
+            y: not used.
+            sample_weight: [N], weight of each row in the objective and in the centers.
+            size_weight: [N], what each row counts for in its cluster's size. A row cannot be split: sizes may
+                miss a bound by up to the largest of these weights.
+
+        Raises:
+            BoundsError: sizes that cannot hold, with the nearest that can (`check_sizes`).
+            DataError: rows that cannot be used, such as NaN.
+            ConfigError: parameters of the wrong kind.
+        """
+        self._check_parameters()
+        vectors = self._open(X, reset=True)
+        weights = self._weights(vectors, sample_weight, size_weight)
+        n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
+        if n_total < self.n_clusters:
+            raise BoundsError(f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters")
+        bounds = self._bounds(n_total, weights[1])
+        random = check_random_state(self._seed())
+        rows = look_at(
+            vectors,
+            self.n_clusters,
+            metric=self.metric,
+            sample_weight=weights[0],
+            size_weight=weights[1],
+            seed=random.randint(2**31),
+        )
+        best: Fit | None = None
+        for centers, duals in self._starts(rows, random):
+            found = lloyd(
+                rows,
+                round_to(centers, vectors.dtype),
+                bounds,
+                duals=duals,
+                max_iter=self.max_iter,
+                tolerance=self.tol * rows.sample.variance,
+                gap=self.gap,
+                block_rows=self.block_rows,
+                progress=self._progress if self.verbose else None,
+            )
+            if best is None or found.assignment.cost < best.assignment.cost:
+                best = found
+        assert best is not None
+        self._keep(best, vectors, bool(weights[0] is None))
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The nearest center of each row: int32 [N]. No bounds hold here; see `assign` for those."""
+        return self._out(self._nearest(X)[0], X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Minus the summed cost of every row for its nearest center."""
+        return -self._nearest(X, sample_weight)[1]
+
+    def transform(self, X: Any) -> Any:
+        """Distance of every row to every center, [N, K]: Euclidean (not squared), or 1 - cosine."""
+        check_is_fitted(self)
+        vectors = self._open(X, reset=False)
+        look_at(vectors, 1, metric=self.metric)
+        centers = self._centers(vectors)
+        parts = []
+        for _, block in vectors.blocks(max(1, 2**20 // len(centers))):
+            rows = block.double()
+            if self.metric == COSINE:
+                cosine = torch.nn.functional.normalize(rows, dim=1) @ centers.t()
+                parts.append((1 - cosine).to(self._dtype(vectors)))
+            else:
+                parts.append(torch.cdist(rows, centers).to(self._dtype(vectors)))
+        return self._out(torch.cat(parts), X)
+
+    def assign(
+        self,
+        X: Any,
+        *,
+        min_size: Any = None,
+        max_size: Any = None,
+        min_size_ratio: float | None = None,
+        max_size_ratio: float | None = None,
+        sample_weight: Any = None,
+        size_weight: Any = None,
+    ) -> Any:
+        """Assign other rows within bounds, which hold on X by itself: int32 [N].
+
+        Without any bound given here, those of the estimator apply to X. Raises as `fit` does.
+        """
+        return self._out(
+            self.assignment(
+                X,
+                min_size=min_size,
+                max_size=max_size,
+                min_size_ratio=min_size_ratio,
+                max_size_ratio=max_size_ratio,
+                sample_weight=sample_weight,
+                size_weight=size_weight,
+            ).labels,
+            X,
+        )
+
+    def assignment(self, X: Any, *, sample_weight: Any = None, size_weight: Any = None, **sizes: Any) -> Assignment:
+        """As `assign`, with sizes, cost, lower bound and gap: `coke.clustering.assignment.Assignment`."""
+        check_is_fitted(self)
+        vectors = self._open(X, reset=False)
+        weights = self._weights(vectors, sample_weight, size_weight)
+        n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
+        bounds = self._bounds(n_total, weights[1], **sizes)
+        rows = look_at(
+            vectors, self.n_clusters, metric=self.metric, sample_weight=weights[0], size_weight=weights[1]
+        )
+        return assign_rows(rows, self._centers(vectors), bounds, _host(self.duals_), gap=self.gap, block_rows=self.block_rows)
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take one batch [B, D] of a stream: the online method, with duals kept and ratios as soft bounds.
+
+        The first batch needs at least K rows. ``labels_`` are the batch's; ``counts_`` count the stream, and
+        ``violation_`` says which share of its rows is missing from clusters below their minimum or too many in
+        those above their maximum. Sizes given as counts have no meaning in a stream of unknown length.
+
+        Raises:
+            BoundsError: ``min_size`` or ``max_size`` is set, or the first batch is too small.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "_stream")
+        vectors = self._open(X, reset=first)
+        if first:
+            self._stream = Stream.begin(self, vectors, check_random_state(self._seed()))
+        weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
+        labels, cost = self._stream.take(vectors, weights)
+        stream = self._stream
+        self.cluster_centers_ = self._same(round_to(stream.centers, vectors.dtype).to(self._dtype(vectors)), vectors)
+        self.counts_ = self._same(torch.from_numpy(stream.counts).long(), vectors)
+        self.duals_, self.labels_ = self._same(torch.from_numpy(stream.duals), vectors), self._same(labels, vectors)
+        self.inertia_, self.violation_, self.n_steps_ = cost, stream.violation, stream.n_steps
+        self._n_features_out = self.n_clusters
+        return self
+
+    def _starts(self, rows: Rows, random: np.random.RandomState) -> Any:
+        """Pairs of starting centers and duals (None: to be found)."""
+        if self.warm_start and hasattr(self, "cluster_centers_"):
+            yield self._centers(rows.vectors), _host(self.duals_)
+            return
+        n_init = self.n_init
+        if n_init == "auto":
+            n_init = 10 if self.init == "random" or callable(self.init) else 1 if isinstance(self.init, str) else 1
+        if not isinstance(self.init, str) and not callable(self.init):
+            n_init = 1
+        for _ in range(int(n_init)):
+            yield starting_centers(self.init, rows.sample, self.n_clusters, random), None
+
+    def _keep(self, best: Fit, vectors: Vectors, unweighted: bool) -> None:
+        """Turn what was found into the fitted attributes."""
+        found = best.assignment
+        counts = torch.bincount(found.labels.long(), minlength=self.n_clusters)
+        counts = distributed.sum_over_processes(counts)
+        n_used = int((counts > 0).sum())
+        if n_used < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({n_used}) found smaller than n_clusters ({self.n_clusters}). "
+                "Possibly due to duplicate points in X: lower n_clusters, or set min_size=1.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self.labels_ = self._same(found.labels, vectors)
+        self.cluster_centers_ = self._same(best.centers.to(self._dtype(vectors)), vectors)
+        self.counts_ = self._same(counts, vectors)
+        self.duals_ = self._same(torch.from_numpy(found.duals), vectors)
+        self.inertia_, self.lower_bound_, self.gap_ = found.cost, found.lower_bound, found.gap
+        self.n_iter_, self._n_features_out = best.n_iterations, self.n_clusters
+
+    def _nearest(self, X: Any, sample_weight: Any = None) -> tuple[Tensor, float]:
+        check_is_fitted(self)
+        vectors = self._open(X, reset=False)
+        weights, _ = self._weights(vectors, sample_weight, None)
+        rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
+        labels = torch.full((vectors.n_rows,), -1, dtype=torch.int32, device=vectors.device)
+        focus = Focus(0.0, 0, certify=True)
+        swept = sweep(rows.costs(self._centers(vectors)), np.zeros(self.n_clusters), labels, focus, block_rows=self.block_rows)
+        return labels, swept.cost
+
+    def _open(self, X: Any, *, reset: bool) -> Vectors:
+        """X as `Vectors` whose number and names of features fit; an error of one process is one of all."""
+        error: Exception | None = None
+        vectors = None
+        try:
+            vectors = open_vectors(X, device=self.device)
+            if hasattr(X, "shape"):
+                validate_data(self, X=X, reset=reset, skip_check_array=True)
+            elif reset:
+                self.n_features_in_ = vectors.n_features
+            elif vectors.n_features != self.n_features_in_:
+                raise ValueError(
+                    f"X has {vectors.n_features} features, but {type(self).__name__} is expecting "
+                    f"{self.n_features_in_} features as input"
+                )
+        except (ValueError, TypeError, OSError) as raised:
+            error = raised
+        distributed.fail_together(error)
+        assert vectors is not None
+        widths = distributed.smallest(vectors.n_features), distributed.largest(vectors.n_features)
+        if widths[0] != widths[1]:
+            raise ValueError(f"processes hold rows of {widths[0]:.0f} to {widths[1]:.0f} features: they must agree")
+        return vectors
+
+    def _weights(self, vectors: Vectors, sample_weight: Any, size_weight: Any) -> tuple[Tensor | None, Tensor | None]:
+        error, found = None, []
+        try:
+            for name, values in (("sample_weight", sample_weight), ("size_weight", size_weight)):
+                found.append(as_weights(values, name, vectors.n_rows, vectors.device))
+        except (ValueError, TypeError) as raised:
+            error = raised
+        distributed.fail_together(error)
+        return found[0], found[1]
+
+    def _bounds(self, n_total: int, size_weight: Tensor | None, **sizes: Any) -> SizeBounds:
+        """What every cluster must and may hold; of ``sizes`` given to a call, else of the estimator."""
+        asked = {name: value for name, value in sizes.items() if value is not None}
+        if not asked:
+            names = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
+            asked = {name: getattr(self, name) for name in names}
+        if size_weight is None:
+            return resolve_bounds(n_total, self.n_clusters, **asked)
+        total = float(distributed.sum_over_processes(size_weight.sum()[None]))
+        return resolve_bounds(total, self.n_clusters, size_weight=size_weight.cpu().numpy(), **asked)
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters of the wrong kind before any work."""
+        for name, least in (("n_clusters", 1), ("max_iter", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.metric not in METRICS:
+            raise ConfigError(f"metric={self.metric!r} is unknown{did_you_mean(str(self.metric), METRICS)}: use {' or '.join(map(repr, METRICS))}")
+        if self.algorithm not in ("lloyd", "elkan"):
+            raise ConfigError(f"algorithm={self.algorithm!r} is unknown: use 'lloyd' or 'elkan', which give the same")
+        if self.n_init != "auto" and (isinstance(self.n_init, str | bool) or self.n_init < 1):
+            raise ConfigError(f"n_init must be 'auto' or at least 1, got {self.n_init!r}")
+        for name in ("tol", "gap"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if self.block_rows is not None and self.block_rows < 1:
+            raise ConfigError(f"block_rows must be at least 1, or None, got {self.block_rows!r}")
+
+    def _seed(self) -> Any:
+        """The random state; for several processes the first one's draw, so that all start alike."""
+        if distributed.world_size() == 1:
+            return self.random_state
+        own = check_random_state(self.random_state).randint(2**31) if distributed.rank() == 0 else 0
+        return int(distributed.sum_over_processes(torch.tensor(own)))
+
+    def _progress(self, line: str) -> None:
+        print(line, flush=True)
+
+    def _centers(self, vectors: Vectors) -> Tensor:
+        centers = torch.as_tensor(self.cluster_centers_).to(vectors.device)
+        return checked_centers(centers, self.n_clusters, vectors.n_features, self.metric, "cluster_centers_")
+
+    def _dtype(self, vectors: Vectors) -> torch.dtype:
+        exact = vectors.dtype == torch.float64 or not vectors.dtype.is_floating_point
+        return torch.float64 if exact else torch.float32
+
+    def _same(self, values: Tensor, vectors: Vectors) -> Any:
+        """A tensor on the rows' device for rows in a tensor, else an array."""
+        return values.to(vectors.device) if vectors.kind == "tensor" else values.cpu().numpy()
+
+    def _out(self, values: Tensor, X: Any) -> Any:
+        return values if isinstance(X, Tensor) else values.cpu().numpy()
+
+
+def _host(values: Any) -> np.ndarray[Any, Any]:
+    return torch.as_tensor(values).cpu().numpy().astype(np.float64)

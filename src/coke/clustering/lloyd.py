@@ -1,0 +1,145 @@
+"""Lloyd's iterations under size bounds: assign with duals, correct the near rows, move the centers.
+
+An iteration makes one sweep. The duals of the iteration before nearly fit, once each is lowered by what its
+cluster's rows have gained from the move of their center; the table of near rows gives the search what it needs to
+correct them, and the rows that this moves are corrected in the sums. Only the last assignment has to be exact.
+
+Legend: N rows, D features, K clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.clustering.assignment import NEAR_ROWS, Assignment, assign_within, is_free, kept_labels
+from coke.clustering.candidates import Array, Candidates
+from coke.clustering.centers import CenterSums
+from coke.clustering.dual import off_target, search_duals
+from coke.clustering.rows import Rows
+from coke.clustering.sizes import SizeBounds
+from coke.clustering.sweep import Focus, sweep
+
+_NEAR_PER_CLUSTER = 20  # near rows, at first
+_LISTED = 4  # clusters of a near row: enough for small corrections
+_CLOSE_ENOUGH = 0.002  # of all rows may be off their target while centers still move
+_TOO_FAR = 0.05  # of all rows: beyond it the iteration sweeps again before it moves its centers
+_MOST_SWEEPS = 4  # of one iteration
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Centers, and the bounded assignment under them.
+
+    Attributes:
+        centers: float64 [K, D].
+        assignment: of this process's rows.
+        n_iterations: moves of the centers.
+        converged: whether they came to rest before the last iteration allowed.
+    """
+
+    centers: Tensor
+    assignment: Assignment
+    n_iterations: int
+    converged: bool
+
+
+def lloyd(
+    rows: Rows,
+    centers: Tensor,
+    bounds: SizeBounds,
+    *,
+    duals: Array | None = None,
+    max_iter: int = 300,
+    tolerance: float = 0.0,
+    gap: float = 1e-6,
+    block_rows: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Fit:
+    """Alternate assignment and centers from the given ones [K, D], then assign within the bounds.
+
+    tolerance: summed squared move of the centers at which they have come to rest.
+    progress: told a line for each iteration.
+    """
+    free = is_free(bounds, rows.total_size)
+    labels = torch.full((rows.vectors.n_rows,), -1, dtype=torch.int32, device=rows.vectors.device)
+    sums = rows.sums(len(centers))
+    near_rows = min(_NEAR_PER_CLUSTER * len(centers), NEAR_ROWS)
+    reach, n_done, converged = np.inf, 0, False
+    if duals is None:
+        duals = np.zeros(len(centers))
+        if not free:
+            duals, reach = rows.sample.fit_duals(centers, bounds, duals, near_rows / rows.n_total)
+    for n_done in range(1, max_iter + 1):
+        costs = rows.costs(centers)
+        n_changed = 0
+        for turn in range(_MOST_SWEEPS):
+            focus = Focus(reach, 0 if free else _LISTED, near_rows)
+            swept = sweep(costs, duals, labels, focus, block_rows=block_rows, moved=sums.moved)
+            n_changed = max(n_changed, swept.n_changed)
+            if free:
+                break
+            table = swept.table
+            duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
+            reach = 1.2 * table.settled_margin
+            if off_target(choice.sizes, duals, bounds) <= _TOO_FAR * rows.total_size:
+                break
+            near_rows = min(4 * near_rows, NEAR_ROWS)
+            if turn < _MOST_SWEEPS - 1:
+                duals, reach = rows.sample.fit_duals(centers, bounds, duals, near_rows / rows.n_total)
+        if not free:
+            _correct(rows, sums, labels, table, choice.column)
+        moved, weights, gain = sums.centers(centers)
+        if not free:
+            per_size = weights.cpu().numpy() / np.maximum(choice.sizes, 1e-300)
+            duals = duals - np.where(choice.sizes > 0, gain.cpu().numpy() * per_size, 0.0)
+        moved = round_to(rows.sample.revive(moved, weights <= 0), rows.vectors.dtype)
+        shift = float((moved - centers).square().sum())
+        centers = moved
+        if progress is not None:
+            progress(f"iteration {n_done}: {n_changed:,} labels changed, centers moved by {shift:.3g}")
+        if shift <= tolerance or n_changed == 0:
+            converged = True
+            break
+    assignment = assign_within(
+        rows.costs(centers), bounds, rows.total_size, duals=duals, labels=labels, reach=reach, gap=gap, block_rows=block_rows
+    )
+    return Fit(centers, assignment, n_done, converged)
+
+
+def assign_rows(
+    rows: Rows, centers: Tensor, bounds: SizeBounds, duals: Array, *, gap: float = 1e-6, block_rows: int | None = None
+) -> Assignment:
+    """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
+    reach = np.inf
+    if not is_free(bounds, rows.total_size):
+        near = _NEAR_PER_CLUSTER * len(centers) / rows.n_total
+        duals, reach = rows.sample.fit_duals(centers, bounds, duals, near)
+    return assign_within(
+        rows.costs(centers), bounds, rows.total_size, duals=duals, reach=reach, gap=gap, block_rows=block_rows
+    )
+
+
+def round_to(centers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Centers [K, D], float64, with the values they will be returned with: float64 for float64 and integers.
+
+    >>> round_to(torch.tensor([[0.1]]).double(), torch.float16).item() == torch.tensor(0.1).item()
+    True
+    """
+    exact = dtype == torch.float64 or not dtype.is_floating_point
+    return centers if exact else centers.float().double()
+
+
+def _correct(rows: Rows, sums: CenterSums, labels: Tensor, table: Candidates, column: Array) -> None:
+    """Bring labels and sums to what the search chose for the near rows of this process."""
+    where, now = kept_labels(table, column, rows.first_row, labels)
+    former = labels[where]
+    changed = former != now
+    where, now, former = where[changed], now[changed], former[changed]
+    labels[where] = now
+    weights = None if rows.sample_weight is None else rows.sample_weight[where]
+    sums.add(rows.vectors.take(where), weights, now.long(), former.long())

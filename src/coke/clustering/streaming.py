@@ -1,0 +1,116 @@
+"""A stream clustered batch by batch: the online method with soft bounds, for any metric of the estimator.
+
+As in `coke.clustering.online`, every batch is assigned with the duals from before it, then each dual moves by what
+its cluster lacked: rho_k <- rho_k + h (B t_k - m_k), where t_k is the minimum share for a raised cluster, the
+maximum share for a lowered one, and a dual stops at 0 on its way from one to the other. The step h falls as
+scale / sqrt(rows seen), the rule whose regret and violation grow no faster than sqrt(N); the scale is the mean cost
+of a row, since costs here have a unit. Centers are running means (or their directions).
+
+Legend: B rows of a batch, D features, K clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coke.clustering.candidates import Array
+from coke.clustering.costs import COSINE, unit_rows
+from coke.clustering.dual import target_sizes
+from coke.clustering.fill import violation
+from coke.clustering.rows import look_at
+from coke.clustering.seeding import starting_centers
+from coke.clustering.sizes import SizeBounds, resolve_bounds
+from coke.clustering.sweep import Focus, sweep
+from coke.clustering.vectors import Vectors
+from coke.errors import BoundsError
+
+if TYPE_CHECKING:
+    from coke.clustering.estimator import ConstrainedKMeans
+
+
+@dataclass(eq=False)
+class Stream:
+    """What is kept between batches.
+
+    Attributes:
+        centers: float64 [K, D].
+        counts: float64 [K] rows received.
+        weights: float64 [K] their sample weights: what the running means divide by.
+        duals: float64 [K].
+        share: minimum and maximum share of a batch for every cluster, as bounds of one row.
+        cost: summed cost of the rows seen.
+        n_steps: batches.
+    """
+
+    centers: Tensor
+    counts: Array
+    weights: Tensor
+    duals: Array
+    share: SizeBounds
+    metric: str
+    cost: float = 0.0
+    n_steps: int = 0
+
+    @classmethod
+    def begin(cls, estimator: ConstrainedKMeans, vectors: Vectors, random: Any) -> Stream:
+        """Start from the first batch, or from the centers that the estimator has."""
+        if estimator.min_size is not None or estimator.max_size is not None:
+            raise BoundsError("min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio, max_size_ratio")
+        n_clusters = estimator.n_clusters
+        ratios = {name: getattr(estimator, name) for name in ("min_size_ratio", "max_size_ratio")}
+        share = resolve_bounds(1.0, n_clusters, **ratios)
+        if hasattr(estimator, "cluster_centers_"):
+            centers = estimator._centers(vectors)
+        else:
+            if vectors.n_rows < n_clusters:
+                raise BoundsError(f"n_samples={vectors.n_rows} should be >= n_clusters={n_clusters} in the first batch of a stream")
+            rows = look_at(vectors, n_clusters, metric=estimator.metric, seed=random.randint(2**31))
+            centers = starting_centers(estimator.init, rows.sample, n_clusters, random)
+        zeros = np.zeros(n_clusters)
+        return cls(centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros.copy(), share, estimator.metric)
+
+    @property
+    def violation(self) -> float:
+        """Rows missing or too many so far, as a share of the stream."""
+        total = self.counts.sum()
+        bounds = SizeBounds(self.share.lower * total, self.share.upper * total)
+        return float(violation(self.counts, bounds).sum() / max(total, 1))
+
+    def take(self, vectors: Vectors, sample_weight: Tensor | None = None) -> tuple[Tensor, float]:
+        """Assign one batch, then move duals and centers: labels int32 [B] and the batch's cost."""
+        rows = look_at(vectors, len(self.duals), metric=self.metric, sample_weight=sample_weight)
+        labels = torch.full((vectors.n_rows,), -1, dtype=torch.int32, device=vectors.device)
+        swept = sweep(rows.costs(self.centers), self.duals, labels, Focus(0.0, 0, certify=True))
+        self.cost += swept.cost
+        self.counts += swept.sizes
+        self._move_duals(swept.sizes)
+        self._move_centers(vectors, labels, sample_weight)
+        self.n_steps += 1
+        return labels, swept.cost
+
+    def _move_duals(self, sizes: Array) -> None:
+        n_rows, seen = sizes.sum(), self.counts.sum()
+        bounds = SizeBounds(self.share.lower * n_rows, self.share.upper * n_rows)
+        step = self.cost / seen / np.sqrt(seen)
+        moved = self.duals + step * (target_sizes(sizes, self.duals, bounds) - sizes)
+        self.duals = np.where(moved * self.duals < 0, 0.0, moved)
+
+    def _move_centers(self, vectors: Vectors, labels: Tensor, sample_weight: Tensor | None) -> None:
+        batch = torch.cat([block for _, block in vectors.blocks(max(vectors.n_rows, 1))])
+        rows = unit_rows(batch) if self.metric == COSINE else batch.double()
+        weights = torch.ones_like(rows[:, 0]) if sample_weight is None else sample_weight
+        received = torch.zeros_like(self.weights).index_add_(0, labels.long(), weights)
+        pull = torch.zeros_like(self.centers).index_add_(
+            0, labels.long(), (rows - self.centers[labels.long()]) * weights[:, None]
+        )
+        self.weights = self.weights + received
+        moved = self.centers + pull / self.weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        if self.metric == COSINE:
+            length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+            moved = torch.where(length > 1e-12, moved / length.clamp_min(1e-12), self.centers)
+        self.centers = torch.where(received[:, None] > 0, moved, self.centers)
