@@ -7,6 +7,7 @@ can be. Where the table was too narrow for the duals to get where they must, the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,10 @@ _NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
 _MOST_PAIRS = 2**22  # (row, cluster) of a table
 _ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
+
+
+BringNear = Callable[[Array, int], tuple[Array, float]]
+"""From duals [K] and a number of rows: duals that nearly fit, and the margin that so many rows are within."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,7 @@ def assign_within(
     duals: Array | None = None,
     labels: Tensor | None = None,
     reach: float = np.inf,
+    bring_near: BringNear | None = None,
     gap: float = 1e-6,
     max_sweeps: int = 8,
     near_rows: int | None = None,
@@ -94,6 +100,7 @@ def assign_within(
         duals: [K] to start from; default 0.
         labels: int32 [N] to write to; default: new.
         reach: how far from a boundary to look first; infinite: as far as ``near_rows`` allow.
+        bring_near: what to ask for duals when those at hand are too far off for the rows listed.
         gap: relative gap at which to stop.
         max_sweeps: passes over the data, at most.
         near_rows, n_listed: how many rows the search may see at first, and how many clusters of each.
@@ -108,7 +115,9 @@ def assign_within(
     near_rows = near_rows or min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
     lower_bound, previous = -np.inf, np.inf
     for n_sweeps in range(1, max_sweeps + 1):
-        swept = sweep(costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows)
+        swept = sweep(
+            costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows
+        )
         table = swept.table
         raised, choice = search_duals(table, bounds, duals)
         near_enough = off_target(choice.sizes, raised, bounds) <= _ROUNDABLE * total
@@ -130,11 +139,21 @@ def assign_within(
             if last or proven <= gap or proven > previous / 2:
                 break
             previous = proven
-        else:  # the clusters listed do not suffice, so look at more of them
-            n_listed = min(4 * n_listed, costs.n_clusters)
         near_rows = max(min(4 * near_rows, NEAR_ROWS, _MOST_PAIRS // n_listed), costs.n_clusters)
-        duals, reach = proof, 4 * table.settled_margin
+        duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
+        if not near_enough:  # the clusters listed do not suffice, so look at more of them
+            n_listed = min(2 * n_listed, costs.n_clusters)
+            if bring_near is not None:
+                duals, reach = bring_near(raised, near_rows)
     return Assignment(labels, sizes, proof, cost, lower_bound, n_sweeps)
+
+
+def next_reach(margin: Array, settled_margin: float, near_rows: int) -> float:
+    """The margin that about ``near_rows`` rows will be within, from the margins [M] of those listed now."""
+    n_listed = len(margin)
+    if near_rows < n_listed:
+        return float(np.partition(margin, near_rows)[near_rows])
+    return settled_margin * near_rows / max(n_listed, 1)
 
 
 def bound_at(table: Candidates, bounds: SizeBounds, duals: Array) -> float:

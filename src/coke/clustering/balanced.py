@@ -20,7 +20,9 @@ from coke.clustering.rows import as_weights
 from coke.clustering.sizes import SizeBounds, resolve_bounds
 from coke.errors import DataError
 
-EXACT_PAIRS = 2**22  # costs up to which all rows and clusters are searched at once, which makes the result exact
+EXACT_PAIRS = (
+    2**22
+)  # costs up to which all rows and clusters are searched at once, which makes the result exact
 _SAMPLE_ROWS = 2**15
 
 
@@ -64,7 +66,9 @@ def balanced_assignment(
     finite = torch.isfinite(values)
     if not bool(finite.all()):
         row, cluster = (~finite).nonzero()[0].tolist()
-        raise DataError(f"cost holds {float(values[row, cluster])} at row {row}, cluster {cluster}: give a large finite cost instead")
+        raise DataError(
+            f"cost holds {float(values[row, cluster])} at row {row}, cluster {cluster}: give a large finite cost instead"
+        )
     n_rows, n_clusters = values.shape
     weight = as_weights(size_weight, "size_weight", n_rows, values.device)
     total = n_rows if weight is None else float(weight.sum())
@@ -72,11 +76,16 @@ def balanced_assignment(
     bounds = resolve_bounds(total, n_clusters, min_size=min_size, max_size=max_size, size_weight=whole)
     if weight is None and values.numel() <= EXACT_PAIRS:
         return exact_assignment(values, bounds)
-    costs = MatrixCosts(values, weight)
-    duals = np.zeros(n_clusters)
+    duals, bring_near = np.zeros(n_clusters), None
     if n_rows > _SAMPLE_ROWS:
-        duals = _sample_duals(values, weight, bounds, float(total))
-    return assign_within(costs, bounds, float(total), duals=duals, gap=gap)
+
+        def bring_near(duals: Array, n_near: int) -> tuple[Array, float]:
+            return _sample_duals(values, weight, bounds, float(total), duals, n_near / n_rows)
+
+        duals = bring_near(duals, n_rows)[0]
+    return assign_within(
+        MatrixCosts(values, weight), bounds, float(total), duals=duals, bring_near=bring_near, gap=gap
+    )
 
 
 def exact_assignment(cost: Tensor, bounds: SizeBounds) -> Assignment:
@@ -91,14 +100,17 @@ def exact_assignment(cost: Tensor, bounds: SizeBounds) -> Assignment:
     return Assignment(labels, sizes, duals, total, bound_at(table, bounds, duals), 1)
 
 
-def _sample_duals(cost: Tensor, weight: Tensor | None, bounds: SizeBounds, total: float) -> Array:
-    """Duals that nearly fit, from every n-th row."""
+def _sample_duals(
+    cost: Tensor, weight: Tensor | None, bounds: SizeBounds, total: float, duals: Array, near: float
+) -> tuple[Array, float]:
+    """Duals that nearly fit, from every n-th row, and the margin that a share ``near`` of the rows is within."""
     step = -(-cost.shape[0] // _SAMPLE_ROWS)
     weights = None if weight is None else weight[::step].cpu().numpy()
     table = Candidates.of_costs(cost[::step].double().cpu().numpy(), weights)
     share = (len(table.rows) if weights is None else float(weights.sum())) / total
     scaled = SizeBounds(bounds.lower * share, bounds.upper * share)
-    return search_duals(table, scaled, np.zeros(cost.shape[1]), tolerance=0.002 * total * share)[0]
+    duals, choice = search_duals(table, scaled, duals, tolerance=0.002 * total * share)
+    return duals, float(np.quantile(choice.margin, near)) if near < 1 else np.inf
 
 
 def _as_array(cost: Any) -> Array:

@@ -57,7 +57,9 @@ class CenterSums:
         self.sums = torch.zeros(n_clusters, n_features, dtype=torch.float64, device=device)
         self.weights = torch.zeros(n_clusters, dtype=torch.float64, device=device)
 
-    def add(self, rows: Tensor, weights: Tensor | None, clusters: Tensor, former: Tensor | None = None) -> None:
+    def add(
+        self, rows: Tensor, weights: Tensor | None, clusters: Tensor, former: Tensor | None = None
+    ) -> None:
         """Put rows [n, D] of given weights [n] into clusters [n], and take them from their former ones [n].
 
         former: -1 where a row was nowhere before.

@@ -20,6 +20,7 @@ from torch import Tensor
 from coke.clustering.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
+_EXACT_VALUES = {True: 2**19, False: 2**26}  # at a time, by whether it is a CPU, whose cache they should fit
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
@@ -146,7 +147,12 @@ class DistanceBlock(CostBlock):
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
         """See `CostBlock`."""
-        costs = exact_costs(self.rows[rows], self.costs.centers[clusters], self.costs.metric)
+        step = max(1, _EXACT_VALUES[self.rows.device.type == "cpu"] // self.rows.shape[1])
+        parts = [
+            exact_costs(self.rows[some], self.costs.centers[goals], self.costs.metric)
+            for some, goals in zip(rows.split(step), clusters.split(step), strict=True)
+        ]
+        costs = torch.cat(parts) if len(parts) > 1 else parts[0]
         return costs if self.weights is None else costs * self.weights[rows]
 
     def size_weights(self, rows: Tensor) -> Tensor | float:

@@ -88,8 +88,9 @@ def search_duals(
         moved = np.where(moved * duals < 0, 0.0, moved)  # one bound is let go before the other one is met
         moved = recentre(moved, bounds, total)
         next_choice, next_height = look(moved)
-        gain = (next_height - height) / max(float(missing @ (moved - duals)), np.finfo(np.float64).tiny)
-        if gain > 0:
+        promised = float(missing @ (moved - duals))
+        gain = (next_height - height) / promised if promised > 0 else float(next_height > height)
+        if next_height > height:
             duals, choice, height = moved, next_choice, next_height
         damping = max(damping * (8 if gain < 0.1 else 1 if gain < 0.35 else 1 / 8), _LEAST_DAMPING)
     return duals, choice
@@ -109,7 +110,9 @@ def _newton_step(
     wanted = min(max(4 * np.abs(missing).sum(), _ROWS_PER_CLUSTER * n_clusters), np.isfinite(margin).sum())
     if not wanted:
         return missing
-    width = max(float(np.partition(margin, int(wanted) - 1)[int(wanted) - 1]), np.finfo(np.float64).tiny * 1e6)
+    width = max(
+        float(np.partition(margin, int(wanted) - 1)[int(wanted) - 1]), np.finfo(np.float64).tiny * 1e6
+    )
     near = margin <= width
     first = candidates.labels[choice.column[near], np.flatnonzero(near)]
     density = weights[near] / (2 * width)

@@ -6,7 +6,6 @@ Legend: N rows, D features, K clusters.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from coke import distributed
 from coke.clustering.assignment import Assignment
-from coke.clustering.costs import COSINE, EUCLIDEAN, DistanceCosts
+from coke.clustering.costs import COSINE, EUCLIDEAN
 from coke.clustering.lloyd import Fit, assign_rows, lloyd, round_to
 from coke.clustering.rows import Rows, as_weights, look_at
 from coke.clustering.seeding import checked_centers, starting_centers
@@ -134,7 +133,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         weights = self._weights(vectors, sample_weight, size_weight)
         n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
         if n_total < self.n_clusters:
-            raise BoundsError(f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters")
+            raise BoundsError(
+                f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters"
+            )
         bounds = self._bounds(n_total, weights[1])
         random = check_random_state(self._seed())
         rows = look_at(
@@ -216,7 +217,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             X,
         )
 
-    def assignment(self, X: Any, *, sample_weight: Any = None, size_weight: Any = None, **sizes: Any) -> Assignment:
+    def assignment(
+        self, X: Any, *, sample_weight: Any = None, size_weight: Any = None, **sizes: Any
+    ) -> Assignment:
         """As `assign`, with sizes, cost, lower bound and gap: `coke.clustering.assignment.Assignment`."""
         check_is_fitted(self)
         vectors = self._open(X, reset=False)
@@ -226,7 +229,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         rows = look_at(
             vectors, self.n_clusters, metric=self.metric, sample_weight=weights[0], size_weight=weights[1]
         )
-        return assign_rows(rows, self._centers(vectors), bounds, _host(self.duals_), gap=self.gap, block_rows=self.block_rows)
+        return assign_rows(
+            rows, self._centers(vectors), bounds, _host(self.duals_), gap=self.gap, block_rows=self.block_rows
+        )
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one batch [B, D] of a stream: the online method, with duals kept and ratios as soft bounds.
@@ -246,9 +251,14 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
         labels, cost = self._stream.take(vectors, weights)
         stream = self._stream
-        self.cluster_centers_ = self._same(round_to(stream.centers, vectors.dtype).to(self._dtype(vectors)), vectors)
+        self.cluster_centers_ = self._same(
+            round_to(stream.centers, vectors.dtype).to(self._dtype(vectors)), vectors
+        )
         self.counts_ = self._same(torch.from_numpy(stream.counts).long(), vectors)
-        self.duals_, self.labels_ = self._same(torch.from_numpy(stream.duals), vectors), self._same(labels, vectors)
+        self.duals_, self.labels_ = (
+            self._same(torch.from_numpy(stream.duals), vectors),
+            self._same(labels, vectors),
+        )
         self.inertia_, self.violation_, self.n_steps_ = cost, stream.violation, stream.n_steps
         self._n_features_out = self.n_clusters
         return self
@@ -260,7 +270,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             return
         n_init = self.n_init
         if n_init == "auto":
-            n_init = 10 if self.init == "random" or callable(self.init) else 1 if isinstance(self.init, str) else 1
+            n_init = (
+                10 if self.init == "random" or callable(self.init) else 1 if isinstance(self.init, str) else 1
+            )
         if not isinstance(self.init, str) and not callable(self.init):
             n_init = 1
         for _ in range(int(n_init)):
@@ -293,7 +305,13 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
         labels = torch.full((vectors.n_rows,), -1, dtype=torch.int32, device=vectors.device)
         focus = Focus(0.0, 0, certify=True)
-        swept = sweep(rows.costs(self._centers(vectors)), np.zeros(self.n_clusters), labels, focus, block_rows=self.block_rows)
+        swept = sweep(
+            rows.costs(self._centers(vectors)),
+            np.zeros(self.n_clusters),
+            labels,
+            focus,
+            block_rows=self.block_rows,
+        )
         return labels, swept.cost
 
     def _open(self, X: Any, *, reset: bool) -> Vectors:
@@ -317,10 +335,14 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         assert vectors is not None
         widths = distributed.smallest(vectors.n_features), distributed.largest(vectors.n_features)
         if widths[0] != widths[1]:
-            raise ValueError(f"processes hold rows of {widths[0]:.0f} to {widths[1]:.0f} features: they must agree")
+            raise ValueError(
+                f"processes hold rows of {widths[0]:.0f} to {widths[1]:.0f} features: they must agree"
+            )
         return vectors
 
-    def _weights(self, vectors: Vectors, sample_weight: Any, size_weight: Any) -> tuple[Tensor | None, Tensor | None]:
+    def _weights(
+        self, vectors: Vectors, sample_weight: Any, size_weight: Any
+    ) -> tuple[Tensor | None, Tensor | None]:
         error, found = None, []
         try:
             for name, values in (("sample_weight", sample_weight), ("size_weight", size_weight)):
@@ -348,9 +370,13 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if self.metric not in METRICS:
-            raise ConfigError(f"metric={self.metric!r} is unknown{did_you_mean(str(self.metric), METRICS)}: use {' or '.join(map(repr, METRICS))}")
+            raise ConfigError(
+                f"metric={self.metric!r} is unknown{did_you_mean(str(self.metric), METRICS)}: use {' or '.join(map(repr, METRICS))}"
+            )
         if self.algorithm not in ("lloyd", "elkan"):
-            raise ConfigError(f"algorithm={self.algorithm!r} is unknown: use 'lloyd' or 'elkan', which give the same")
+            raise ConfigError(
+                f"algorithm={self.algorithm!r} is unknown: use 'lloyd' or 'elkan', which give the same"
+            )
         if self.n_init != "auto" and (isinstance(self.n_init, str | bool) or self.n_init < 1):
             raise ConfigError(f"n_init must be 'auto' or at least 1, got {self.n_init!r}")
         for name in ("tol", "gap"):

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from coke import __version__
 from coke.atomic import atomic
+from coke.clustering.costs import COSINE, EUCLIDEAN
 from coke.errors import ConfigError, DataError
 
 KIND = "coke clustering"
 FORMAT_VERSION = 1
-METRICS = ("euclidean", "cosine")
 
 PLACE = np.dtype([("cluster", "<i4"), ("distance", "<f4"), ("margin", "<f4"), ("second", "<i4")])
 """A row's place among the clusters: see `coke.clustering.places`. ``second`` is -1 where there is one cluster only."""
@@ -119,9 +119,10 @@ def _check_kind(path: Path, metadata: dict[str, str]) -> None:
             f"{path} has format {version} (of coke {metadata.get('coke_version', '?')}), this coke "
             f"({__version__}) reads {FORMAT_VERSION}: install the coke that wrote it, or write it anew"
         )
-    if metadata.get("metric") not in METRICS:
+    metrics = (EUCLIDEAN, COSINE)
+    if metadata.get("metric") not in metrics:
         raise DataError(
-            f"{path} has metric {metadata.get('metric')!r}, this coke knows {' and '.join(METRICS)}"
+            f"{path} has metric {metadata.get('metric')!r}, this coke knows {' and '.join(metrics)}"
         )
 
 

@@ -33,7 +33,9 @@ def violation(sizes: Array, bounds: SizeBounds) -> Array:
     return np.maximum(lower - sizes, 0) + np.maximum(sizes - upper, 0)
 
 
-def fill(costs: Costs, bounds: SizeBounds, labels: Tensor, sizes: Array, *, block_rows: int | None = None) -> Array:
+def fill(
+    costs: Costs, bounds: SizeBounds, labels: Tensor, sizes: Array, *, block_rows: int | None = None
+) -> Array:
     """Move rows, in ``labels`` (of this process), until no move helps; the sizes [K] then.
 
     sizes: float64 [K] of all processes' rows under ``labels``.
@@ -111,7 +113,15 @@ def _cheapest(held: list[tuple[Tensor, ...]], most: int) -> tuple[Tensor, ...]:
 
 
 def _accept(
-    source: Array, goal: Array, size: Array, row: Array, sizes: Array, bounds: SizeBounds, take: Array, *, forced: bool
+    source: Array,
+    goal: Array,
+    size: Array,
+    row: Array,
+    sizes: Array,
+    bounds: SizeBounds,
+    take: Array,
+    *,
+    forced: bool,
 ) -> dict[int, int]:
     """Take offers in turn while they lower the summed violation: row -> new cluster; ``sizes`` follow."""
     lower, upper = bounds.lower.tolist(), bounds.upper.tolist()
@@ -126,7 +136,9 @@ def _accept(
         if r in accepted:
             continue
         if forced:
-            while open_ and now[open_[-1]] >= (lower if now[open_[-1]] < lower[open_[-1]] else upper)[open_[-1]]:
+            while (
+                open_ and now[open_[-1]] >= (lower if now[open_[-1]] < lower[open_[-1]] else upper)[open_[-1]]
+            ):
                 open_.pop()
             if not open_:
                 break

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.assignment import NEAR_ROWS, Assignment, assign_within, is_free, kept_labels
+from coke.clustering.assignment import NEAR_ROWS, Assignment, assign_within, is_free, kept_labels, next_reach
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.centers import CenterSums
 from coke.clustering.dual import off_target, search_duals
@@ -73,7 +73,7 @@ def lloyd(
     if duals is None:
         duals = np.zeros(len(centers))
         if not free:
-            duals, reach = rows.sample.fit_duals(centers, bounds, duals, near_rows / rows.n_total)
+            duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
     for n_done in range(1, max_iter + 1):
         costs = rows.costs(centers)
         n_changed = 0
@@ -84,19 +84,19 @@ def lloyd(
             if free:
                 break
             table = swept.table
+            wrong = off_target(swept.sizes, duals, bounds)
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
-            reach = 1.2 * table.settled_margin
+            near_rows = int(min(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong), NEAR_ROWS))
+            reach = next_reach(choice.margin, table.settled_margin, near_rows)
             if off_target(choice.sizes, duals, bounds) <= _TOO_FAR * rows.total_size:
                 break
-            near_rows = min(4 * near_rows, NEAR_ROWS)
             if turn < _MOST_SWEEPS - 1:
-                duals, reach = rows.sample.fit_duals(centers, bounds, duals, near_rows / rows.n_total)
+                duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
         if not free:
             _correct(rows, sums, labels, table, choice.column)
         moved, weights, gain = sums.centers(centers)
         if not free:
-            per_size = weights.cpu().numpy() / np.maximum(choice.sizes, 1e-300)
-            duals = duals - np.where(choice.sizes > 0, gain.cpu().numpy() * per_size, 0.0)
+            duals = follow(duals, choice.sizes, (gain * weights).cpu().numpy())
         moved = round_to(rows.sample.revive(moved, weights <= 0), rows.vectors.dtype)
         shift = float((moved - centers).square().sum())
         centers = moved
@@ -106,22 +106,59 @@ def lloyd(
             converged = True
             break
     assignment = assign_within(
-        rows.costs(centers), bounds, rows.total_size, duals=duals, labels=labels, reach=reach, gap=gap, block_rows=block_rows
+        rows.costs(centers),
+        bounds,
+        rows.total_size,
+        duals=duals,
+        labels=labels,
+        reach=reach,
+        bring_near=rows.bring_near(centers, bounds),
+        gap=gap,
+        block_rows=block_rows,
     )
     return Fit(centers, assignment, n_done, converged)
 
 
 def assign_rows(
-    rows: Rows, centers: Tensor, bounds: SizeBounds, duals: Array, *, gap: float = 1e-6, block_rows: int | None = None
+    rows: Rows,
+    centers: Tensor,
+    bounds: SizeBounds,
+    duals: Array,
+    *,
+    gap: float = 1e-6,
+    block_rows: int | None = None,
 ) -> Assignment:
     """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
-    reach = np.inf
+    reach, bring_near = np.inf, rows.bring_near(centers, bounds)
     if not is_free(bounds, rows.total_size):
-        near = _NEAR_PER_CLUSTER * len(centers) / rows.n_total
-        duals, reach = rows.sample.fit_duals(centers, bounds, duals, near)
+        duals, reach = bring_near(duals, _NEAR_PER_CLUSTER * len(centers))
     return assign_within(
-        rows.costs(centers), bounds, rows.total_size, duals=duals, reach=reach, gap=gap, block_rows=block_rows
+        rows.costs(centers),
+        bounds,
+        rows.total_size,
+        duals=duals,
+        reach=reach,
+        bring_near=bring_near,
+        gap=gap,
+        block_rows=block_rows,
     )
+
+
+def follow(duals: Array, sizes: Array, gains: Array) -> Array:
+    """Duals [K] after the centers have moved: lowered by what their cluster has gained beyond the others.
+
+    A center that moved amid its rows costs them less, and would draw in more under its old dual. The yardstick
+    is what a row of the clusters without a dual gained, or of all clusters if each has one; those without one
+    stay without, and no dual changes its sign. gains: [K] summed over a cluster's rows.
+
+    >>> follow(np.array([0.0, 3.0, -1.0]), np.array([10.0, 10.0, 10.0]), np.array([10.0, 30.0, 30.0])).tolist()
+    [0.0, 1.0, -3.0]
+    """
+    rest = duals == 0 if (duals == 0).any() else np.ones(len(duals), dtype=bool)
+    usual = gains[rest].sum() / max(sizes[rest].sum(), np.finfo(np.float64).tiny)
+    own = np.divide(gains, sizes, out=np.full(len(sizes), usual), where=sizes > 0)
+    moved = np.where(duals != 0, duals - (own - usual), 0.0)
+    return np.where(moved * duals < 0, 0.0, moved)
 
 
 def round_to(centers: Tensor, dtype: torch.dtype) -> Tensor:

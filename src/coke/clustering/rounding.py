@@ -115,9 +115,7 @@ def round_to_bounds(candidates: Candidates, bounds: SizeBounds, duals: Array) ->
         lengths = np.maximum(prices + potentials[tails] - potentials[heads], 0.0)
         graph = csr_matrix((lengths, (tails, heads)), shape=(n_clusters + 1, n_clusters + 1))
         sources = np.flatnonzero(excess > 0)
-        distance, before, _ = dijkstra(
-            graph, indices=sources, min_only=True, return_predecessors=True
-        )
+        distance, before, _ = dijkstra(graph, indices=sources, min_only=True, return_predecessors=True)
         reached = np.isfinite(distance)
         sinks = np.flatnonzero((excess < 0) & reached)
         if not len(sinks):

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from coke import distributed
+from coke.clustering.assignment import BringNear
 from coke.clustering.centers import CenterSums
 from coke.clustering.costs import COSINE, DistanceCosts
 from coke.clustering.sample import Sample, stored
+from coke.clustering.sizes import SizeBounds
 from coke.clustering.vectors import Vectors
 from coke.errors import DataError
 
@@ -62,6 +64,10 @@ class Rows:
         costs.first_row = self.first_row
         return costs
 
+    def bring_near(self, centers: Tensor, bounds: SizeBounds) -> BringNear:
+        """What finds duals for centers [K, D] on the sample."""
+        return lambda duals, n_rows: self.sample.fit_duals(centers, bounds, duals, n_rows / self.n_total)
+
     def sums(self, n_clusters: int) -> CenterSums:
         """Empty sums for ``n_clusters`` centers."""
         return CenterSums(
@@ -96,7 +102,9 @@ def look_at(
     total_size = float(n_total)
     if size_weight is not None:
         total_size = float(distributed.sum_over_processes(size_weight.sum()[None]))
-    sample = _draw(vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed)
+    sample = _draw(
+        vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
+    )
     largest = _check_pass(vectors, metric, sample.shift, first_row, block_rows)
     heaviest = 1.0 if sample_weight is None else float(sample_weight.max()) if len(sample_weight) else 0.0
     return Rows(
@@ -144,7 +152,9 @@ def _draw(
     return Sample(rows, metric, mean if needed else None, weight, size, share)
 
 
-def _check_pass(vectors: Vectors, metric: str, shift: Tensor | None, first_row: int, block_rows: int) -> float:
+def _check_pass(
+    vectors: Vectors, metric: str, shift: Tensor | None, first_row: int, block_rows: int
+) -> float:
     """The largest absolute value after the shift; an error for rows that are not finite, or have no direction."""
     largest = torch.zeros((), dtype=torch.float64, device=vectors.device)
     error = None
@@ -157,7 +167,9 @@ def _check_pass(vectors: Vectors, metric: str, shift: Tensor | None, first_row: 
             error = _not_finite(vectors, rows, first_row + start)
         elif metric == COSINE and bool((zero := (rows == 0).all(1)).any()):
             row = first_row + start + int(zero.nonzero()[0])
-            error = DataError(f"row {row} of {vectors.name} is all zeros and has no direction: leave it out for metric='cosine'")
+            error = DataError(
+                f"row {row} of {vectors.name} is all zeros and has no direction: leave it out for metric='cosine'"
+            )
         largest = torch.maximum(largest, top)
     if error is None and metric != COSINE and float(largest) > _LARGEST_VALUE:
         error = DataError(
@@ -194,7 +206,9 @@ def as_weights(values: Any, name: str, n_rows: int, device: torch.device) -> Ten
     if weights.ndim == 0:
         weights = weights.expand(n_rows).clone()
     if weights.ndim != 1:
-        raise DataError(f"{name} must be 1D array or scalar: one weight a row, got shape {tuple(weights.shape)}")
+        raise DataError(
+            f"{name} must be 1D array or scalar: one weight a row, got shape {tuple(weights.shape)}"
+        )
     if len(weights) != n_rows:
         raise DataError(f"{name}.shape == {tuple(weights.shape)}, expected {(n_rows,)}: one weight a row")
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):

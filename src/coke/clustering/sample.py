@@ -7,7 +7,7 @@ Legend: S rows of the sample, D features, K clusters, m clusters listed of a row
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from coke.clustering.sizes import SizeBounds
 _LISTED = 16  # clusters of a row at first: four times as many each time they do not suffice
 _TOLERANCE = 0.005  # of the sample may be off target: its sizes are no more exact than that
 _PAIRS = 2**22  # scores at a time
+_COARSER, _ROWS_PER_CLUSTER, _FAR = 8, 8, 0.3  # with so much off target, an eighth of the sample comes first
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,10 @@ class Sample:
             duals: to start from.
             near: a share of the rows.
         """
+        if len(self.rows) >= _COARSER * _ROWS_PER_CLUSTER * len(centers):
+            part = self._every(_COARSER)
+            if part._off(centers, bounds, duals) > _FAR:
+                duals, _ = part.fit_duals(centers, bounds, duals, 1.0, max_rounds=2)
         scaled = SizeBounds(bounds.lower * self.share, bounds.upper * self.share)
         total = float(len(self.rows) if self.size_weight is None else self.size_weight.sum())
         n_listed = min(_LISTED, len(centers))
@@ -68,6 +73,21 @@ class Sample:
                 break
             n_listed = min(4 * n_listed, len(centers))
         return duals, float(np.quantile(choice.margin, near)) if near < 1 else np.inf
+
+    def _every(self, step: int) -> Sample:
+        """A sample of the sample."""
+        weights = (w if w is None else w[::step] for w in (self.sample_weight, self.size_weight))
+        part = Sample(self.rows[::step], self.metric, self.shift, *weights, share=0.0)
+        whole = (float(len(self.rows)), float(len(part.rows)))
+        if self.size_weight is not None and part.size_weight is not None:
+            whole = (float(self.size_weight.sum()), float(part.size_weight.sum()))
+        return replace(part, share=self.share * whole[1] / whole[0])
+
+    def _off(self, centers: Tensor, bounds: SizeBounds, duals: Array) -> float:
+        """Which share of the rows is off target under these duals."""
+        scaled = SizeBounds(bounds.lower * self.share, bounds.upper * self.share)
+        sizes = self._table(centers, duals, 1).choose(duals).sizes
+        return off_target(sizes, duals, scaled) / max(float(sizes.sum()), 1e-300)
 
     def _table(self, centers: Tensor, duals: Array, n_listed: int) -> Candidates:
         """All rows with their ``n_listed`` best clusters, to float32."""
@@ -89,7 +109,9 @@ class Sample:
             listed = order[:, :n_listed].sort(dim=1).values
             labels.append(listed.to(torch.int32).t())
             costs.append(cost.gather(1, listed).double().t())
-            beyond.append(best[:, -1].double() if taken > n_listed else torch.full_like(best[:, 0], torch.inf).double())
+            beyond.append(
+                best[:, -1].double() if taken > n_listed else torch.full_like(best[:, 0], torch.inf).double()
+            )
         return Candidates(
             rows=np.arange(len(self.rows)),
             labels=torch.cat(labels, dim=1).cpu().numpy(),

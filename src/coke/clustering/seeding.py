@@ -33,7 +33,9 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
     rows = sample.rows
     if isinstance(init, str):
         if init not in INITS:
-            raise ConfigError(f"init={init!r} is unknown{did_you_mean(init, INITS)}: use {' or '.join(map(repr, INITS))}, an array [K, D], or a function")
+            raise ConfigError(
+                f"init={init!r} is unknown{did_you_mean(init, INITS)}: use {' or '.join(map(repr, INITS))}, an array [K, D], or a function"
+            )
         weights = None if sample.sample_weight is None else sample.sample_weight.cpu().numpy()
         if init == "random":
             share = None if weights is None else weights / weights.sum()
@@ -63,9 +65,13 @@ def checked_centers(centers: Tensor, n_clusters: int, n_features: int, metric: s
         )
     centers = centers.detach().double()
     if not bool(torch.isfinite(centers).all()):
-        raise DataError(f"{name} holds NaN or infinity (inf) in row {int((~torch.isfinite(centers)).any(1).nonzero()[0])}")
+        raise DataError(
+            f"{name} holds NaN or infinity (inf) in row {int((~torch.isfinite(centers)).any(1).nonzero()[0])}"
+        )
     if metric != COSINE:
         return centers.clone()
     if bool((centers == 0).all(1).any()):
-        raise DataError(f"{name} holds a center of zeros, which has no direction: leave it out for metric='cosine'")
+        raise DataError(
+            f"{name} holds a center of zeros, which has no direction: leave it out for metric='cosine'"
+        )
     return unit_rows(centers)

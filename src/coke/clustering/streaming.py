@@ -60,7 +60,9 @@ class Stream:
     def begin(cls, estimator: ConstrainedKMeans, vectors: Vectors, random: Any) -> Stream:
         """Start from the first batch, or from the centers that the estimator has."""
         if estimator.min_size is not None or estimator.max_size is not None:
-            raise BoundsError("min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio, max_size_ratio")
+            raise BoundsError(
+                "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio, max_size_ratio"
+            )
         n_clusters = estimator.n_clusters
         ratios = {name: getattr(estimator, name) for name in ("min_size_ratio", "max_size_ratio")}
         share = resolve_bounds(1.0, n_clusters, **ratios)
@@ -68,11 +70,15 @@ class Stream:
             centers = estimator._centers(vectors)
         else:
             if vectors.n_rows < n_clusters:
-                raise BoundsError(f"n_samples={vectors.n_rows} should be >= n_clusters={n_clusters} in the first batch of a stream")
+                raise BoundsError(
+                    f"n_samples={vectors.n_rows} should be >= n_clusters={n_clusters} in the first batch of a stream"
+                )
             rows = look_at(vectors, n_clusters, metric=estimator.metric, seed=random.randint(2**31))
             centers = starting_centers(estimator.init, rows.sample, n_clusters, random)
         zeros = np.zeros(n_clusters)
-        return cls(centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros.copy(), share, estimator.metric)
+        return cls(
+            centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros.copy(), share, estimator.metric
+        )
 
     @property
     def violation(self) -> float:

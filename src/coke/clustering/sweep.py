@@ -107,7 +107,9 @@ def sweep(
                 moved(block, changed, labels[rows][changed].long(), label[changed])
             labels[rows] = new
             n_changed += len(changed)
-    totals = distributed.sum_over_processes(torch.cat([sizes, torch.stack([own_cost, n_changed])])).cpu().numpy()
+    totals = (
+        distributed.sum_over_processes(torch.cat([sizes, torch.stack([own_cost, n_changed])])).cpu().numpy()
+    )
     sizes_all = totals[: costs.n_clusters]
     cost = float(totals[-2]) if focus.certify else float("nan")
     table = near.table(sizes_all, cost, duals)
@@ -133,7 +135,13 @@ class _Scorer:
         tolerance = block.scores(self.duals, scores)
         if self.n_clusters == 1:
             best = scores[:, 0]
-            return scores, tolerance, best, torch.zeros_like(best, dtype=torch.long), best.new_full(best.shape, torch.inf)
+            return (
+                scores,
+                tolerance,
+                best,
+                torch.zeros_like(best, dtype=torch.long),
+                best.new_full(best.shape, torch.inf),
+            )
         best, label, second = self._two_best(buffer) if self.folded else _two_best(scores)
         lead = best - second
         doubt = (lead <= 2 * tolerance).nonzero()[:, 0]
@@ -161,8 +169,10 @@ class _Scorer:
             part = slice(first, first + step)
             place, cluster = (scores[rows[part]] >= least[part, None]).nonzero(as_tuple=True)
             pair_rows = rows[part][place]
-            reduced = _reduced(block, pair_rows, cluster, self.duals)
-            lowest = reduced.new_full((len(rows[part]),), torch.inf).scatter_reduce_(0, place, reduced, "amin")
+            reduced = block.exact(pair_rows, cluster) - block.size_weights(pair_rows) * self.duals[cluster]
+            lowest = reduced.new_full((len(rows[part]),), torch.inf).scatter_reduce_(
+                0, place, reduced, "amin"
+            )
             wins = reduced == lowest[place]
             chosen = torch.full_like(rows[part], self.n_clusters)
             labels[part] = chosen.scatter_reduce_(0, place[wins], cluster[wins], "amin")
@@ -172,15 +182,6 @@ class _Scorer:
 def _two_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values, columns = scores.topk(2, dim=1)
     return values[:, 0], columns[:, 0], values[:, 1]
-
-
-def _reduced(block: CostBlock, rows: Tensor, clusters: Tensor, duals: Tensor, chunk: int = 2**20) -> Tensor:
-    """Exact reduced costs of pairs, a bounded number at a time."""
-    parts = []
-    for first in range(0, len(rows), chunk):
-        r, c = rows[first : first + chunk], clusters[first : first + chunk]
-        parts.append(block.exact(r, c) - block.size_weights(r) * duals[c])
-    return torch.cat(parts) if parts else duals.new_empty(0)
 
 
 @dataclass
@@ -227,12 +228,18 @@ class _NearRows:
         if self.n_listed < n_clusters:
             # No cluster that was not taken scores above the last one taken; scores leave out a constant of the row.
             unseen = reduced[:, 0] + (best[near] - rough[:, -1]) - 2 * tolerance[near]
-            beyond = reduced[:, self.n_listed] if n_taken == n_clusters else torch.minimum(reduced[:, self.n_listed], unseen)
+            beyond = (
+                reduced[:, self.n_listed]
+                if n_taken == n_clusters
+                else torch.minimum(reduced[:, self.n_listed], unseen)
+            )
         keep = (margin <= self.reach).nonzero()[:, 0]
         size = scale[keep] if isinstance(scale, Tensor) else margin.new_ones(len(keep))
         row = self.costs.first_row + block.start + near
         m = self.n_listed
-        self.held.append((row[keep], clusters[keep, :m].to(torch.int32), cost[keep, :m], beyond[keep], margin[keep], size))
+        self.held.append(
+            (row[keep], clusters[keep, :m].to(torch.int32), cost[keep, :m], beyond[keep], margin[keep], size)
+        )
         self.n_held += len(keep)
         if self.n_held > 2 * self.focus.max_rows:
             self._thin()
