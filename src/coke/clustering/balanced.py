@@ -67,7 +67,7 @@ def balanced_assignment(
     if not bool(finite.all()):
         row, cluster = (~finite).nonzero()[0].tolist()
         raise DataError(
-            f"cost holds {float(values[row, cluster])} at row {row}, cluster {cluster}: give a large finite cost instead"
+            f"cost holds {float(values[row, cluster])} at row {row}, cluster {cluster}: give a large finite one instead"
         )
     n_rows, n_clusters = values.shape
     weight = as_weights(size_weight, "size_weight", n_rows, values.device)

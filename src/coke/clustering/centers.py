@@ -102,10 +102,8 @@ class CenterSums:
             length = torch.linalg.vector_norm(means, dim=1, keepdim=True)
             moved = torch.where(length > 1e-12, means / length.clamp_min(1e-12), former)
         moved = torch.where(weights[:, None] > 0, moved, former)
-        if self.metric == COSINE:
-            gain = (means * (moved - former)).sum(1)
-        else:
-            gain = (moved - former).square().sum(1)
+        move = moved - former
+        gain = (move * (means if self.metric == COSINE else move)).sum(1)
         return moved, weights, torch.where(weights > 0, gain, 0.0)
 
 

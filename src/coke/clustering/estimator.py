@@ -270,9 +270,8 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             return
         n_init = self.n_init
         if n_init == "auto":
-            n_init = (
-                10 if self.init == "random" or callable(self.init) else 1 if isinstance(self.init, str) else 1
-            )
+            drawn_at_random = callable(self.init) or (isinstance(self.init, str) and self.init == "random")
+            n_init = 10 if drawn_at_random else 1
         if not isinstance(self.init, str) and not callable(self.init):
             n_init = 1
         for _ in range(int(n_init)):
@@ -281,7 +280,10 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def _keep(self, best: Fit, vectors: Vectors, unweighted: bool) -> None:
         """Turn what was found into the fitted attributes."""
         found = best.assignment
-        counts = torch.bincount(found.labels.long(), minlength=self.n_clusters)
+        counts = sum(
+            (torch.bincount(part, minlength=self.n_clusters) for part in found.labels.split(2**20)),
+            torch.zeros(self.n_clusters, dtype=torch.int64, device=vectors.device),
+        )
         counts = distributed.sum_over_processes(counts)
         n_used = int((counts > 0).sum())
         if n_used < self.n_clusters:
@@ -370,8 +372,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if self.metric not in METRICS:
+            hint = did_you_mean(str(self.metric), METRICS)
             raise ConfigError(
-                f"metric={self.metric!r} is unknown{did_you_mean(str(self.metric), METRICS)}: use {' or '.join(map(repr, METRICS))}"
+                f"metric={self.metric!r} is unknown{hint}: use {' or '.join(map(repr, METRICS))}"
             )
         if self.algorithm not in ("lloyd", "elkan"):
             raise ConfigError(

@@ -55,9 +55,9 @@ class Exchange:
         self.column[row] = place = int(np.flatnonzero(labels == goal)[0])
         n_clusters = self.candidates.n_clusters
         for label, cost in zip(labels.tolist(), (costs - costs[place]).tolist(), strict=True):
-            if label != source and (left := self.edges.get(source * n_clusters + label)) is not None:
-                if self.mover[left] == row:
-                    self._settle(left)
+            left = self.edges.get(source * n_clusters + label)
+            if left is not None and self.mover[left] == row:
+                self._settle(left)
             if label != goal:
                 joined = self._edge(goal, label)
                 heapq.heappush(self.late.setdefault(joined, []), (cost, row))
@@ -69,9 +69,15 @@ class Exchange:
         key = source * self.candidates.n_clusters + goal
         if key not in self.edges:
             self.edges[key] = len(self.best)
-            self.next.append(0), self.stop.append(0)
-            self.tail.append(source), self.head.append(goal)
-            self.best.append(np.inf), self.mover.append(-1)
+            for values, value in (
+                (self.next, 0),
+                (self.stop, 0),
+                (self.tail, source),
+                (self.head, goal),
+                (self.best, np.inf),
+                (self.mover, -1),
+            ):
+                values.append(value)
         return self.edges[key]
 
     def _settle(self, edge: int) -> None:
@@ -122,7 +128,7 @@ def round_to_bounds(candidates: Candidates, bounds: SizeBounds, duals: Array) ->
             break
         potentials += np.where(reached, distance, distance[reached].max())
         potentials -= potentials[slack]
-        fresh = {edge: row for edge, row in enumerate(exchange.mover)}
+        fresh = dict(enumerate(exchange.mover))
         for sink in sinks[np.argsort(distance[sinks], kind="stable")].tolist():
             _send(exchange, before, fresh, sink, excess, flow, lower, upper, slack)
     return exchange.column, potentials[:slack]

@@ -51,7 +51,7 @@ class Sample:
     def fit_duals(
         self, centers: Tensor, bounds: SizeBounds, duals: Array, near: float, *, max_rounds: int = 6
     ) -> tuple[Array, float]:
-        """Duals [K] under which the sample nearly holds the bounds, and the margin that ``near`` of its rows are within.
+        """Duals [K] under which the sample nearly holds the bounds, and the margin that ``near`` rows are within.
 
         Args:
             centers: float64 [K, D].
@@ -76,12 +76,16 @@ class Sample:
 
     def _every(self, step: int) -> Sample:
         """A sample of the sample."""
-        weights = (w if w is None else w[::step] for w in (self.sample_weight, self.size_weight))
-        part = Sample(self.rows[::step], self.metric, self.shift, *weights, share=0.0)
-        whole = (float(len(self.rows)), float(len(part.rows)))
-        if self.size_weight is not None and part.size_weight is not None:
-            whole = (float(self.size_weight.sum()), float(part.size_weight.sum()))
-        return replace(part, share=self.share * whole[1] / whole[0])
+        weight, size = self.sample_weight, self.size_weight
+        rows = self.rows[::step]
+        part = len(rows) / len(self.rows) if size is None else float(size[::step].sum() / size.sum())
+        return replace(
+            self,
+            rows=rows,
+            sample_weight=None if weight is None else weight[::step],
+            size_weight=None if size is None else size[::step],
+            share=self.share * part,
+        )
 
     def _off(self, centers: Tensor, bounds: SizeBounds, duals: Array) -> float:
         """Which share of the rows is off target under these duals."""

@@ -34,7 +34,8 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
     if isinstance(init, str):
         if init not in INITS:
             raise ConfigError(
-                f"init={init!r} is unknown{did_you_mean(init, INITS)}: use {' or '.join(map(repr, INITS))}, an array [K, D], or a function"
+                f"init={init!r} is unknown{did_you_mean(init, INITS)}: use {' or '.join(map(repr, INITS))}, "
+                "an array [K, D], or a function"
             )
         weights = None if sample.sample_weight is None else sample.sample_weight.cpu().numpy()
         if init == "random":

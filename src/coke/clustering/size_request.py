@@ -144,7 +144,7 @@ class SizeRequest:
         >>> SizeRequest(1000, 20, {"min_size": 60.0}).nearest("min")
         ({'min_size': 50}, {'n_clusters': 16})
         """
-        candidates = []
+        candidates: list[dict[Any, Any]] = []
         if not failed.startswith("max"):
             candidates.append({self.name("min"): self._lowered()})
         if not failed.startswith("min"):

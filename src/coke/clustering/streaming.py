@@ -61,7 +61,8 @@ class Stream:
         """Start from the first batch, or from the centers that the estimator has."""
         if estimator.min_size is not None or estimator.max_size is not None:
             raise BoundsError(
-                "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio, max_size_ratio"
+                "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio and "
+                "max_size_ratio"
             )
         n_clusters = estimator.n_clusters
         ratios = {name: getattr(estimator, name) for name in ("min_size_ratio", "max_size_ratio")}

@@ -40,10 +40,9 @@ class StreamVectors(Vectors):
                 if len(batch) == 0:
                     continue
                 head = batch[0].clone()
-                dtype = batch.dtype
                 device = batch.device if device is None else device
             self._check_width(batch, len(head), n_rows, name)
-            dtype = torch.promote_types(dtype, batch.dtype)
+            dtype = batch.dtype if dtype is None else torch.promote_types(dtype, batch.dtype)
             n_rows += len(batch)
         if head is None or dtype is None:
             raise DataError(
