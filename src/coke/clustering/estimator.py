@@ -13,22 +13,20 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from coke import distributed
+from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights
 from coke.clustering.assignment import Assignment
 from coke.clustering.costs import COSINE, EUCLIDEAN
 from coke.clustering.lloyd import Fit, assign_rows, lloyd, round_to
 from coke.clustering.rows import Rows, as_weights, look_at
 from coke.clustering.seeding import checked_centers, starting_centers
-from coke.clustering.sizes import SizeBounds, resolve_bounds
 from coke.clustering.streaming import Stream
 from coke.clustering.sweep import Focus, sweep
-from coke.clustering.vectors import Vectors, open_vectors
-from coke.errors import BoundsError, ConfigError, did_you_mean
-
-METRICS = (EUCLIDEAN, COSINE)
+from coke.clustering.vectors import Vectors
+from coke.errors import BoundsError
 
 
 class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -128,15 +126,15 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             DataError: rows that cannot be used, such as NaN.
             ConfigError: parameters of the wrong kind.
         """
-        self._check_parameters()
-        vectors = self._open(X, reset=True)
-        weights = self._weights(vectors, sample_weight, size_weight)
+        check_parameters(self)
+        vectors = open_rows(self, X, reset=True)
+        weights = open_weights(vectors, sample_weight, size_weight)
         n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
         if n_total < self.n_clusters:
             raise BoundsError(
                 f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters"
             )
-        bounds = self._bounds(n_total, weights[1])
+        bounds = bounds_asked(self, n_total, weights[1])
         random = check_random_state(self._seed())
         rows = look_at(
             vectors,
@@ -176,7 +174,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def transform(self, X: Any) -> Any:
         """Distance of every row to every center, [N, K]: Euclidean (not squared), or 1 - cosine."""
         check_is_fitted(self)
-        vectors = self._open(X, reset=False)
+        vectors = open_rows(self, X, reset=False)
         look_at(vectors, 1, metric=self.metric)
         centers = self._centers(vectors)
         parts = []
@@ -222,10 +220,10 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     ) -> Assignment:
         """As `assign`, with sizes, cost, lower bound and gap: `coke.clustering.assignment.Assignment`."""
         check_is_fitted(self)
-        vectors = self._open(X, reset=False)
-        weights = self._weights(vectors, sample_weight, size_weight)
+        vectors = open_rows(self, X, reset=False)
+        weights = open_weights(vectors, sample_weight, size_weight)
         n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
-        bounds = self._bounds(n_total, weights[1], **sizes)
+        bounds = bounds_asked(self, n_total, weights[1], **sizes)
         rows = look_at(
             vectors, self.n_clusters, metric=self.metric, sample_weight=weights[0], size_weight=weights[1]
         )
@@ -243,9 +241,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         Raises:
             BoundsError: ``min_size`` or ``max_size`` is set, or the first batch is too small.
         """
-        self._check_parameters()
+        check_parameters(self)
         first = not hasattr(self, "_stream")
-        vectors = self._open(X, reset=first)
+        vectors = open_rows(self, X, reset=first)
         if first:
             self._stream = Stream.begin(self, vectors, check_random_state(self._seed()))
         weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
@@ -302,8 +300,8 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     def _nearest(self, X: Any, sample_weight: Any = None) -> tuple[Tensor, float]:
         check_is_fitted(self)
-        vectors = self._open(X, reset=False)
-        weights, _ = self._weights(vectors, sample_weight, None)
+        vectors = open_rows(self, X, reset=False)
+        weights, _ = open_weights(vectors, sample_weight, None)
         rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
         labels = torch.full((vectors.n_rows,), -1, dtype=torch.int32, device=vectors.device)
         focus = Focus(0.0, 0, certify=True)
@@ -315,78 +313,6 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             block_rows=self.block_rows,
         )
         return labels, swept.cost
-
-    def _open(self, X: Any, *, reset: bool) -> Vectors:
-        """X as `Vectors` whose number and names of features fit; an error of one process is one of all."""
-        error: Exception | None = None
-        vectors = None
-        try:
-            vectors = open_vectors(X, device=self.device)
-            if hasattr(X, "shape"):
-                validate_data(self, X=X, reset=reset, skip_check_array=True)
-            elif reset:
-                self.n_features_in_ = vectors.n_features
-            elif vectors.n_features != self.n_features_in_:
-                raise ValueError(
-                    f"X has {vectors.n_features} features, but {type(self).__name__} is expecting "
-                    f"{self.n_features_in_} features as input"
-                )
-        except (ValueError, TypeError, OSError) as raised:
-            error = raised
-        distributed.fail_together(error)
-        assert vectors is not None
-        widths = distributed.smallest(vectors.n_features), distributed.largest(vectors.n_features)
-        if widths[0] != widths[1]:
-            raise ValueError(
-                f"processes hold rows of {widths[0]:.0f} to {widths[1]:.0f} features: they must agree"
-            )
-        return vectors
-
-    def _weights(
-        self, vectors: Vectors, sample_weight: Any, size_weight: Any
-    ) -> tuple[Tensor | None, Tensor | None]:
-        error, found = None, []
-        try:
-            for name, values in (("sample_weight", sample_weight), ("size_weight", size_weight)):
-                found.append(as_weights(values, name, vectors.n_rows, vectors.device))
-        except (ValueError, TypeError) as raised:
-            error = raised
-        distributed.fail_together(error)
-        return found[0], found[1]
-
-    def _bounds(self, n_total: int, size_weight: Tensor | None, **sizes: Any) -> SizeBounds:
-        """What every cluster must and may hold; of ``sizes`` given to a call, else of the estimator."""
-        asked = {name: value for name, value in sizes.items() if value is not None}
-        if not asked:
-            names = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
-            asked = {name: getattr(self, name) for name in names}
-        if size_weight is None:
-            return resolve_bounds(n_total, self.n_clusters, **asked)
-        total = float(distributed.sum_over_processes(size_weight.sum()[None]))
-        return resolve_bounds(total, self.n_clusters, size_weight=size_weight.cpu().numpy(), **asked)
-
-    def _check_parameters(self) -> None:
-        """Refuse parameters of the wrong kind before any work."""
-        for name, least in (("n_clusters", 1), ("max_iter", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.metric not in METRICS:
-            hint = did_you_mean(str(self.metric), METRICS)
-            raise ConfigError(
-                f"metric={self.metric!r} is unknown{hint}: use {' or '.join(map(repr, METRICS))}"
-            )
-        if self.algorithm not in ("lloyd", "elkan"):
-            raise ConfigError(
-                f"algorithm={self.algorithm!r} is unknown: use 'lloyd' or 'elkan', which give the same"
-            )
-        if self.n_init != "auto" and (isinstance(self.n_init, str | bool) or self.n_init < 1):
-            raise ConfigError(f"n_init must be 'auto' or at least 1, got {self.n_init!r}")
-        for name in ("tol", "gap"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
-        if self.block_rows is not None and self.block_rows < 1:
-            raise ConfigError(f"block_rows must be at least 1, or None, got {self.block_rows!r}")
 
     def _seed(self) -> Any:
         """The random state; for several processes the first one's draw, so that all start alike."""
