@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "report": LOW | {"data", "run"},
     "training": LOW | {"backbones", "clustering", "data", "run", "evaluation"},
     "api": LOW | {"backbones", "clustering", "data", "run", "evaluation", "report", "training"},
-    "cli": LOW | {"api", "clustering", "data", "run", "evaluation", "report", "training"},
+    "cluster_cli": LOW | {"clustering"},
+    "cli": LOW | {"api", "cluster_cli", "data", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""

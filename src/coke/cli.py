@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from coke import __version__
+from coke import __version__, cluster_cli
 from coke.errors import CokeError, ConfigError
 
 _KEY = re.compile(r"[A-Za-z_][\w.]*=")
@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     recipes = verbs.add_parser("recipes", help="what recipes there are; with a name, its configuration")
     recipes.add_argument("name", nargs="?", metavar="NAME")
     recipes.set_defaults(run=_recipes)
+
+    cluster_cli.add_verbs(verbs)
     return top
 
 

@@ -61,28 +61,29 @@ def test_clustering_as_safetensors_sees_it(tmp_path: Path) -> None:
     write_clustering(path, clustering())
     with safe_open(path, "np") as file:
         assert sorted(file.keys()) == ["centers", "counts", "duals"]
-        metadata = file.metadata()
-    assert metadata["kind"] == "coke clustering"
-    assert metadata["format_version"] == "1"
-    assert metadata["coke_version"] == coke.__version__
-    assert metadata["metric"] == "cosine"
-    assert json.loads(metadata["max_size"]) == [3, 4, 9]
+        about = json.loads(file.metadata()["coke clustering"])
+    assert about == {"format_version": 1, "coke_version": coke.__version__, "metric": "cosine", **FACTS}
+    written = path.read_bytes()
+    for _ in range(5):
+        write_clustering(path, read_clustering(path))
+        assert path.read_bytes() == written
 
 
-def changed(path: Path, metadata: dict[str, str], **tensors: torch.Tensor) -> Path:
+def changed(path: Path, about: dict[str, Any] | None, **tensors: torch.Tensor) -> Path:
     """The file with other metadata and tensors."""
     whole = {"centers": torch.ones(3, 2), "duals": torch.zeros(3), "counts": torch.ones(3)}
-    known = {"kind": "coke clustering", "format_version": "1", "metric": "euclidean"}
     kept = {name: value for name, value in {**whole, **tensors}.items() if value.numel()}
-    save_file(kept, path, {**known, **metadata})
+    known = {"format_version": 1, "metric": "euclidean"}
+    metadata = {} if about is None else {"coke clustering": json.dumps({**known, **about})}
+    save_file(kept, path, metadata)
     return path
 
 
 @pytest.mark.parametrize(
-    ("metadata", "tensors", "expected"),
+    ("about", "tensors", "expected"),
     [
-        ({"kind": "something"}, {}, "holds no clustering: it is safetensors of another kind"),
-        ({"format_version": "2", "coke_version": "9.9"}, {}, "has format 2 (of coke 9.9), this coke"),
+        (None, {}, "holds no clustering: it is safetensors of another kind"),
+        ({"format_version": 2, "coke_version": "9.9"}, {}, "has format 2 (of coke 9.9), this coke"),
         ({"metric": "manhattan"}, {}, "metric 'manhattan'"),
         ({}, {"duals": torch.empty(0)}, "lacks duals"),
         ({}, {"duals": torch.zeros(4)}, "is damaged: its tensors have shapes"),
@@ -91,9 +92,9 @@ def changed(path: Path, metadata: dict[str, str], **tensors: torch.Tensor) -> Pa
     ],
 )
 def test_other_files_are_refused(
-    metadata: dict[str, str], tensors: dict[str, torch.Tensor], expected: str, tmp_path: Path
+    about: dict[str, Any] | None, tensors: dict[str, torch.Tensor], expected: str, tmp_path: Path
 ) -> None:
-    path = changed(tmp_path / "other.safetensors", metadata, **tensors)
+    path = changed(tmp_path / "other.safetensors", about, **tensors)
     with pytest.raises(DataError) as caught:
         read_clustering(path)
     assert expected in str(caught.value)
@@ -124,7 +125,7 @@ def test_assignments(cuts: list[int], tmp_path: Path, monkeypatch: pytest.Monkey
     """However the rows come, they stand there in order, in row groups that fit into memory."""
     monkeypatch.setattr("coke.clustering.files._ROW_GROUP", 5)
     path, places = tmp_path / "clusters.parquet", some_places(sum(cuts))
-    with assignments_file(path, {"metric": "cosine", "gap": 0.5}) as write:
+    with assignments_file(path, "cosine", {"gap": 0.5}) as write:
         for part in np.split(places, np.cumsum(cuts)[:-1]):
             write(part)
         assert not path.exists()
@@ -134,19 +135,15 @@ def test_assignments(cuts: list[int], tmp_path: Path, monkeypatch: pytest.Monkey
     assert table["row"].to_pylist() == list(range(len(places)))
     for name in PLACE.names or ():
         assert table[name].to_pylist() == places[name].tolist()
-    metadata = table.schema.metadata
-    assert (metadata[b"kind"], metadata[b"metric"], metadata[b"gap"]) == (
-        b"coke clustering",
-        b"cosine",
-        b"0.5",
-    )
+    about = json.loads(table.schema.metadata[b"coke clustering"])
+    assert about == {"format_version": 1, "coke_version": coke.__version__, "metric": "cosine", "gap": 0.5}
     assert os.listdir(tmp_path) == ["clusters.parquet"]
 
 
 def test_no_other_cluster_is_null(tmp_path: Path) -> None:
     places = some_places(3)
     places["second"] = -1
-    with assignments_file(tmp_path / "one.parquet", {}) as write:
+    with assignments_file(tmp_path / "one.parquet", "cosine", {}) as write:
         write(places)
     table = pq.read_table(tmp_path / "one.parquet")
     assert table["second"].null_count == table["margin"].null_count == 3
@@ -154,7 +151,7 @@ def test_no_other_cluster_is_null(tmp_path: Path) -> None:
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
-    with assignments_file(tmp_path / "none.parquet", {}):
+    with assignments_file(tmp_path / "none.parquet", "cosine", {}):
         pass
     assert pq.read_table(tmp_path / "none.parquet").schema.field("row").type == pa.int64()
 
@@ -164,7 +161,7 @@ def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path.write_text("from before")
 
     def fail_midway() -> None:
-        with assignments_file(path, {}) as write:
+        with assignments_file(path, "cosine", {}) as write:
             write(some_places(10))
             raise RuntimeError("midway")
 

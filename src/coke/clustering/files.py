@@ -1,9 +1,11 @@
 """What a clustering leaves on disk: the names, formats and versions of its two files.
 
     NAME.parquet       a line for each row of the data, in its order: row, cluster, distance, margin, second
-    NAME.safetensors   centers [K, D], duals [K], counts [K], and in its metadata how they came about
+    NAME.safetensors   centers [K, D], duals [K], counts [K]: all that a later assignment or fit needs
 
-Both appear under their names only when they are whole. The second is all that a later assignment or fit needs.
+Both hold in their metadata, under "coke clustering", how they came about, as JSON: format_version, coke_version,
+metric, and facts such as bounds, gap and seed. They appear under their names only when they are whole, and the
+same clustering gives the same bytes.
 """
 
 from __future__ import annotations
@@ -70,15 +72,8 @@ def write_clustering(path: Path, clustering: Clustering) -> None:
         "duals": clustering.duals.detach().cpu().double().contiguous(),
         "counts": clustering.counts.detach().cpu().long().contiguous(),
     }
-    metadata = {
-        "kind": KIND,
-        "format_version": str(FORMAT_VERSION),
-        "coke_version": __version__,
-        "metric": clustering.metric,
-        **{name: json.dumps(value) for name, value in clustering.facts.items()},
-    }
     with atomic(path, "wb") as stream:
-        stream.write(save(tensors, metadata))
+        stream.write(save(tensors, _about(clustering.metric, clustering.facts)))
 
 
 def read_clustering(path: Path) -> Clustering:
@@ -93,8 +88,7 @@ def read_clustering(path: Path) -> Clustering:
         raise DataError(f"{path}: there is no such file")
     try:
         with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            _check_kind(path, metadata)
+            about = _checked(path, (file.metadata() or {}).get(KIND))
             missing = {"centers", "duals", "counts"} - set(file.keys())
             if missing:
                 raise DataError(f"{path} is not whole, it lacks {', '.join(sorted(missing))}: write it anew")
@@ -102,28 +96,34 @@ def read_clustering(path: Path) -> Clustering:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read as safetensors: {_one_line(error)}") from error
     _check_tensors(path, tensors)
-    own = ("kind", "format_version", "coke_version", "metric")
-    facts = {name: _fact(value) for name, value in metadata.items() if name not in own}
-    return Clustering(**tensors, metric=metadata["metric"], facts=facts)
+    return Clustering(**tensors, metric=about.pop("metric"), facts=about)
 
 
-def _check_kind(path: Path, metadata: dict[str, str]) -> None:
-    if metadata.get("kind") != KIND:
+def _about(metric: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata. In one entry: safetensors writes several in whatever order."""
+    own = {"format_version": FORMAT_VERSION, "coke_version": __version__, "metric": metric}
+    return {KIND: json.dumps({**own, **facts})}
+
+
+def _checked(path: Path, text: str | None) -> dict[str, Any]:
+    """Metric and facts out of the metadata."""
+    try:
+        about = json.loads(text or "")
+    except ValueError as error:
         raise DataError(
             f"{path} holds no clustering: it is safetensors of another kind; name the file that "
             "`coke cluster` wrote beside its parquet"
-        )
-    version = metadata.get("format_version", "?")
-    if version != str(FORMAT_VERSION):
+        ) from error
+    version, writer = about.pop("format_version", "?"), about.pop("coke_version", "?")
+    if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format {version} (of coke {metadata.get('coke_version', '?')}), this coke "
-            f"({__version__}) reads {FORMAT_VERSION}: install the coke that wrote it, or write it anew"
+            f"{path} has format {version} (of coke {writer}), this coke ({__version__}) reads "
+            f"{FORMAT_VERSION}: install the coke that wrote it, or write it anew"
         )
-    metrics = (EUCLIDEAN, COSINE)
-    if metadata.get("metric") not in metrics:
-        raise DataError(
-            f"{path} has metric {metadata.get('metric')!r}, this coke knows {' and '.join(metrics)}"
-        )
+    metric, known = about.get("metric"), (EUCLIDEAN, COSINE)
+    if metric not in known:
+        raise DataError(f"{path} has metric {metric!r}, this coke knows {' and '.join(known)}")
+    return dict(about)
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -136,26 +136,19 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         raise DataError(f"{path} is damaged: NaN or infinity among its {n_clusters} centers or duals")
 
 
-def _fact(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
 def _one_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def assignments_file(
-    path: Path, facts: Mapping[str, Any]
+    path: Path, metric: str, facts: Mapping[str, Any]
 ) -> Iterator[Callable[[np.ndarray[Any, Any]], None]]:
     """A parquet file that grows by what is passed to the function given: `PLACE` records [b], in order.
 
     Args:
         path: where it appears at the end.
-        facts: what goes into its metadata.
+        metric, facts: what goes into its metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -163,11 +156,7 @@ def assignments_file(
     columns = [("row", pa.int64()), ("cluster", pa.int32()), ("distance", pa.float32())]
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
     fields += [pa.field("margin", pa.float32()), pa.field("second", pa.int32())]
-    metadata = {"kind": KIND, "format_version": str(FORMAT_VERSION), "coke_version": __version__}
-    metadata |= {
-        name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()
-    }
-    schema = pa.schema(fields, metadata)
+    schema = pa.schema(fields, _about(metric, facts))
     held: list[np.ndarray[Any, Any]] = []
     n_written = 0
 

@@ -195,7 +195,7 @@ def _write(
     with together():
         try:
             if distributed.rank() == 0:
-                with assignments_file(out, {"metric": found.metric, **found.facts}) as write:
+                with assignments_file(out, found.metric, found.facts) as write:
                     for block in records:
                         write(block)
                         distance += float(block["distance"].sum(dtype=np.float64))

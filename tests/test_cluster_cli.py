@@ -1,0 +1,452 @@
+"""`coke cluster` and `coke assign` as a person meets them: files checked by other means than those that wrote them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from coke.cli import main
+from coke.clustering.job import Job
+from coke.clustering.verbs import cluster
+
+N, D, K = 600, 6, 12
+
+
+def blobs(n_rows: int, seed: int = 0) -> np.ndarray:
+    """Around K points, some of them much more often than others."""
+    random = np.random.default_rng(7)
+    points, shares = 4 * random.normal(size=(K, D)), random.dirichlet(np.ones(K))
+    random = np.random.default_rng(seed)
+    rows = points[random.choice(K, n_rows, p=shares)] + random.normal(size=(n_rows, D))
+    return rows.astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with vectors."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", blobs(N))
+    return tmp_path
+
+
+def run(*words: Any) -> pa.Table:
+    """What a command that succeeds writes to --out."""
+    words = tuple(map(str, words))
+    assert main(list(words)) == 0
+    return pq.read_table(words[words.index("--out") + 1])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    """The one line on stderr of a command that is refused with exit code 1."""
+    assert main(list(map(str, words))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("coke: ")
+    return line
+
+
+def distances(rows: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
+    """[N, K], float64, from the definition."""
+    rows, centers = rows.astype(np.float64), centers.astype(np.float64)
+    if metric == "euclidean":
+        return np.linalg.norm(rows[:, None] - centers[None], axis=-1)
+    return 1 - rows @ centers.T / (np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(centers, axis=1))
+
+
+def check_places(table: pa.Table, rows: np.ndarray, centers: np.ndarray, metric: str = "euclidean") -> None:
+    """Every column against its definition."""
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    assert columns["row"].tolist() == list(range(len(rows)))
+    all_of_them = distances(rows, centers, metric)
+    each = np.arange(len(rows))
+    own = all_of_them[each, columns["cluster"]]
+    np.testing.assert_allclose(columns["distance"], own, rtol=1e-5, atol=1e-7)
+    all_of_them[each, columns["cluster"]] = np.inf
+    np.testing.assert_array_equal(columns["second"], all_of_them.argmin(1))
+    np.testing.assert_allclose(columns["margin"], all_of_them.min(1) - own, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_sizes_hold_and_places_are_right(data: Path, metric: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--k", K, "--min-size", 30, "--max-size", 80, "--metric", metric, "--out", "c.parquet")
+    table = run("cluster", "rows.npy", *words)
+    sizes = np.bincount(table["cluster"].to_numpy(), minlength=K)
+    assert sizes.min() >= 30
+    assert sizes.max() <= 80
+    tensors = load_file("c.safetensors")
+    assert tensors["counts"].tolist() == sizes.tolist()
+    check_places(table, np.load("rows.npy"), tensors["centers"], metric)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed  # plain lines in a pipe
+    moved = int((table["margin"].to_numpy() < 0).sum())
+    assert moved > 0  # or the bounds were no test
+    for expected in (
+        f"rows.npy: 600 rows of 6 features, float32; 12 clusters, {metric}",
+        f"sizes       smallest {sizes.min()}  median {np.median(sizes):g}  largest {sizes.max()}",
+        "bounds      at least 30, at most 80, and they hold",
+        "gap         ",
+        "inertia     ",
+        "iterations  ",
+        f"moved       {moved} rows",
+        "written     c.parquet, c.safetensors",
+    ):
+        assert expected in printed, printed
+    assert sorted(os.listdir(data)) == ["c.parquet", "c.safetensors", "rows.npy"]
+
+
+def test_every_kind_of_data_gives_the_same(data: Path) -> None:
+    rows = np.load("rows.npy")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), D)
+    pq.write_table(pa.table({"name": ["x"] * N, "vector": lists}), "rows.parquet", row_group_size=100)
+    pq.write_table(pa.table({"vector": lists, "other": lists}), "two.parquet")
+    (data / "parts").mkdir()
+    np.save("parts/0.npy", rows[:250])
+    np.save("parts/1.npy", rows[250:])
+    wanted = run("cluster", "rows.npy", "--k", K, "--min-size", 30, "--out", "npy.parquet")
+    for name, words in (("rows.parquet", ()), ("parts", ()), ("two.parquet", ("--column", "vector"))):
+        found = run("cluster", name, *words, "--k", K, "--min-size", 30, "--out", f"of {name}.parquet")
+        assert found.equals(wanted), name
+
+
+def test_same_seed_same_files(data: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(
+            "cluster",
+            "rows.npy",
+            "--k",
+            K,
+            "--max-size-ratio",
+            1.5,
+            "--seed",
+            seed,
+            "--out",
+            f"{name}.parquet",
+        )
+    a, b, c = (Path(f"{name}.parquet").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_ratios_and_plain_k_means(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    balanced = run(
+        *("cluster", "rows.npy", "--k", 7, "--min-size-ratio", 1, "--max-size-ratio", 1, "--out", "b.parquet")
+    )
+    assert sorted(np.bincount(balanced["cluster"].to_numpy())) == [85] * 2 + [86] * 5
+    capsys.readouterr()
+    plain = run("cluster", "rows.npy", "--k", 7, "--init", "random", "--n-init", 3, "--out", "p.parquet")
+    assert (plain["margin"].to_numpy() >= 0).all()
+    printed = capsys.readouterr().out
+    assert "bounds      none" in printed
+    assert "out of their nearest" not in printed
+
+
+def test_one_cluster(data: Path) -> None:
+    table = run("cluster", "rows.npy", "--k", 1, "--out", "c.parquet")
+    assert table["second"].null_count == table["margin"].null_count == N
+    center = load_file("c.safetensors")["centers"]
+    np.testing.assert_allclose(center[0], np.load("rows.npy").mean(0), atol=1e-5)
+
+
+def test_sizes_of_each_cluster(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = np.array([[0, 60]] * 6 + [[40, 70]] * 6)
+    np.savetxt("sizes.csv", wanted, fmt="%d", delimiter=",")
+    table = run("cluster", "rows.npy", "--k", K, "--sizes", "sizes.csv", "--out", "c.parquet")
+    sizes = np.bincount(table["cluster"].to_numpy(), minlength=K)
+    assert (sizes >= wanted[:, 0]).all()
+    assert (sizes <= wanted[:, 1]).all()
+    assert "at least 0 ... 40, at most 60 ... 70, and they hold" in capsys.readouterr().out
+    line = refused(
+        capsys,
+        *(
+            "cluster",
+            "rows.npy",
+            "--k",
+            K,
+            "--sizes",
+            "sizes.csv",
+            "--max-size-ratio",
+            2,
+            "--out",
+            "d.parquet",
+        ),
+    )
+    assert "sizes.csv holds max_size of each cluster: leave out --max-size-ratio" in line
+    line = refused(capsys, "cluster", "rows.npy", "--k", 5, "--sizes", "sizes.csv", "--out", "d.parquet")
+    assert "one for each of 5 clusters" in line
+
+
+def test_assign_to_the_nearest_and_within_sizes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("cluster", "rows.npy", "--k", K, "--min-size", 30, "--max-size", 80, "--out", "c.parquet")
+    new, centers = blobs(200, seed=5), load_file("c.safetensors")["centers"]
+    np.save("new.npy", new)
+    nearest = run("assign", "c.safetensors", "new.npy", "--out", "nearest.parquet")
+    assert nearest["cluster"].to_pylist() == distances(new, centers, "euclidean").argmin(1).tolist()
+    check_places(nearest, new, centers)
+    capsys.readouterr()
+    words = ("--min-size", 10, "--max-size", 20, "--out", "within.parquet")
+    within = run("assign", "c.safetensors", "new.npy", *words)
+    sizes = np.bincount(within["cluster"].to_numpy(), minlength=K)
+    assert (sizes >= 10).all()
+    assert (sizes <= 20).all()
+    check_places(within, new, centers)
+    printed = capsys.readouterr().out
+    for expected in (
+        "new.npy: 200 rows of 6 features, float32; 12 clusters of c.safetensors, euclidean",
+        "bounds    at least 10, at most 20, and they hold",
+        "gap       ",
+        "written   within.parquet",
+    ):
+        assert expected in printed, printed
+    assert not Path("within.safetensors").exists()
+
+
+def test_assign_takes_the_metric_of_the_file(data: Path) -> None:
+    run("cluster", "rows.npy", "--k", K, "--metric", "cosine", "--out", "c.parquet")
+    centers = load_file("c.safetensors")["centers"]
+    again = run("assign", "c.safetensors", "rows.npy", "--out", "again.parquet")
+    assert json.loads(again.schema.metadata[b"coke clustering"])["metric"] == "cosine"
+    check_places(again, np.load("rows.npy"), centers, "cosine")
+
+
+def test_start_keeps_the_numbers(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data that grows: most rows stay in the cluster they had, which another start would not do."""
+    words = ("--min-size", 20, "--max-size", 90)
+    first = run("cluster", "rows.npy", "--k", K, *words, "--out", "first.parquet")["cluster"].to_numpy()
+    np.save("grown.npy", np.concatenate([np.load("rows.npy"), blobs(60, seed=9)]))
+    start = ("--start", "first.safetensors")
+    grown = run("cluster", "grown.npy", *start, *words, "--out", "grown.parquet")["cluster"].to_numpy()
+    sizes = np.bincount(grown, minlength=K)
+    assert (sizes >= 20).all()
+    assert (sizes <= 90).all()
+    assert (grown[:N] == first).mean() > 0.9
+    run("cluster", "grown.npy", *start, "--k", K, "--metric", "euclidean", "--out", "again.parquet")
+    for more, expected in (
+        (("--k", 5), "--k 5 does not go with --start first.safetensors, which has 12"),
+        (
+            ("--metric", "cosine"),
+            "--metric cosine does not go with --start first.safetensors, which has euclidean",
+        ),
+        (("--init", "random"), "--init and --start both say where to begin"),
+    ):
+        line = refused(capsys, "cluster", "grown.npy", *start, *more, "--out", "never.parquet")
+        assert expected in line
+    np.save("narrow.npy", np.zeros((50, 4)))
+    for verb in (("cluster", "narrow.npy", *start), ("assign", "first.safetensors", "narrow.npy")):
+        line = refused(capsys, *verb, "--out", "never.parquet")
+        assert "narrow.npy has 4 features, the centers of first.safetensors have 6" in line
+
+
+BAD = [
+    (
+        ["rows.npy", "--k", "20", "--min-size", "60"],
+        "600 rows cannot fill 20 clusters of at least 60: that takes",
+    ),
+    (
+        ["rows.npy", "--k", "20", "--min-size", "60"],
+        "1,200, 600 too many; at most min_size=30, or n_clusters=10",
+    ),
+    (["rows.npy", "--k", "3", "--max-size", "100"], "do not fit into 3 clusters of at most 100"),
+    (
+        ["rows.npy", "--k", "3", "--min-size", "5", "--min-size-ratio", "0.1"],
+        "min_size and min_size_ratio both",
+    ),
+    (["rows.npy", "--k", "3", "--min-size-ratio", "1.5"], "min_size_ratio=1.5 cannot hold"),
+    (["rows.npy", "--k", "0"], "n_clusters must be a whole number, at least 1, got 0"),
+    (["rows.npy", "--k", "601"], "n_clusters=601"),
+    (["rows.npy"], "--k is missing"),
+    (["rows.npy", "--k", "3", "--seed", "-1"], "--seed must lie in"),
+    (["rows.npy", "--k", "3", "--max-iter", "0"], "max_iter must be"),
+    (["rows.npy", "--k", "3", "--tol", "-1"], "tol must not be negative"),
+    (["rows.npy", "--k", "3", "--n-init", "0"], "n_init must be"),
+    (["rows.npy", "--k", "3", "--device", "abacus"], "'abacus'"),
+    (["rows.npy", "--k", "3", "--column", "x"], "only parquet does"),
+    (["rows.npy", "--k", "3", "--start", "no.safetensors"], "no.safetensors: there is no such file"),
+    (["rows.npy", "--k", "3", "--start", "rows.npy"], "cannot be read as safetensors"),
+    (["rows.npy", "--k", "3", "--sizes", "no.csv"], "no.csv: there is no such file of sizes"),
+    (["nothing.npy", "--k", "3"], "nothing.npy: there is no such file or folder"),
+    (["rows.csv", "--k", "3"], "vectors are read from .npy or .parquet"),
+    (["flat.npy", "--k", "3"], "Reshape your data"),
+    (["words.npy", "--k", "3"], "its dtype is <U1"),
+    (["nan.npy", "--k", "3"], "contains NaN: row 17, column 2"),
+    (["infinite.npy", "--k", "3"], "row 17, column 2"),
+    (["zero.npy", "--k", "3", "--metric", "cosine"], "row 17 of"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD)
+def test_refusals_are_one_line(
+    words: list[str], expected: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is written."""
+    Path("rows.csv").touch()
+    np.save("flat.npy", np.zeros(5))
+    np.save("words.npy", np.array([["a", "b"]]))
+    for name, value in (("nan", np.nan), ("infinite", np.inf), ("zero", 0.0)):
+        rows = np.ones((40, 3))
+        rows[17] = rows[17] * 0 if name == "zero" else rows[17]
+        rows[17, 2] = value
+        np.save(f"{name}.npy", rows)
+    before = sorted(os.listdir(data))
+    assert expected in refused(capsys, "cluster", *words, "--out", "c.parquet")
+    assert sorted(os.listdir(data)) == before
+
+
+def test_refusals_of_readers_are_one_line_too(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may raise a TypeError, or meet the operating system."""
+    for error in (TypeError("Sparse data is not supported"), PermissionError(13, "Permission denied")):
+
+        def read(*arguments: Any, error: Exception = error, **keys: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("coke.clustering.processes.open_vectors", read)
+        assert str(error) in refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
+
+
+def test_outputs_are_checked_before_data_is_read(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any, **keys: Any) -> None:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr("coke.clustering.processes.open_vectors", read)
+    Path("there.parquet").touch()
+    Path("there.safetensors").touch()
+    (data / "folder").mkdir()
+    for words, expected in (
+        (["--out", "there.parquet"], "--out there.parquet exists: pass --overwrite"),
+        (["--out", "new.parquet", "--centers", "there.safetensors"], "--centers there.safetensors exists"),
+        (["--out", "c.csv"], "let its name end in .parquet"),
+        (["--out", "c.parquet", "--centers", "c.npy"], "let its name end in .safetensors"),
+        (["--out", "nowhere/c.parquet"], "there is no folder nowhere"),
+        (["--out", "rows.npy/c.parquet"], "there is no folder rows.npy"),
+    ):
+        assert expected in refused(capsys, "cluster", "rows.npy", "--k", 3, *words)
+    folder = refused(capsys, "cluster", "folder", "--k", 3, "--out", "folder/c.parquet")
+    assert "would be read as data the next time" in folder
+    same = refused(capsys, "cluster", "there.parquet", "--k", 3, "--out", "there.parquet", "--overwrite")
+    assert "is the data itself" in same
+    assert "exists" in refused(capsys, "assign", "there.safetensors", "rows.npy", "--out", "there.parquet")
+
+
+def test_overwrite(data: Path) -> None:
+    Path("c.parquet").write_text("old")
+    Path("mine.safetensors").write_text("old")
+    words = (
+        "cluster",
+        "rows.npy",
+        "--k",
+        3,
+        "--out",
+        "c.parquet",
+        "--centers",
+        "mine.safetensors",
+        "--overwrite",
+    )
+    assert len(run(*words)) == N
+    assert load_file("mine.safetensors")["centers"].shape == (3, D)
+    assert len(run("assign", "mine.safetensors", "rows.npy", "--out", "c.parquet", "--overwrite")) == N
+    assert not Path("c.safetensors").exists()
+
+
+def test_killed_while_it_writes(data: Path) -> None:
+    """With the first block in the temporary file: what was there before is still there, whole."""
+    Path("c.parquet").write_text("from before")
+    code = """
+import os, signal, sys
+import coke.clustering.files as files, coke.clustering.verbs as verbs
+from coke.cli import main
+whole = verbs.places
+files._ROW_GROUP = 1
+def places(*arguments):
+    for number, block in enumerate(whole(*arguments, block_rows=100)):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield block
+verbs.places = places
+main(sys.argv[1:])
+"""
+    words = ["cluster", "rows.npy", "--k", "3", "--out", "c.parquet", "--overwrite"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Path("c.parquet").read_text() == "from before"
+    assert not Path("c.safetensors").exists()
+
+
+def test_disk_that_is_full(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **keys: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("coke.clustering.verbs.write_clustering", fail)
+    line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
+    assert "c.parquet cannot be written: [Errno 28] No space left on device" in line
+    assert sorted(os.listdir(data)) == ["rows.npy"]
+
+
+def test_bar_on_a_terminal(data: Path) -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=80)
+    cluster(Job(Path("rows.npy"), Path("c.parquet"), console=console), 3)
+    assert "pass 1" in said.getvalue()
+    assert "\x1b" in said.getvalue()
+
+
+def test_silent_without_a_console(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster(Job(Path("rows.npy"), Path("c.parquet")), 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_duplicates_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer distinct rows than clusters: a result, and a note rather than a warning with its source line."""
+    np.save("same.npy", np.ones((50, 3)))
+    table = run("cluster", "same.npy", "--k", 4, "--out", "c.parquet")
+    assert (table["distance"].to_numpy() == 0).all()
+    printed = capsys.readouterr()
+    assert "note: " in printed.out
+    assert printed.err == ""
+    balanced = run("cluster", "same.npy", "--k", 4, "--min-size", 12, "--out", "d.parquet")
+    assert np.bincount(balanced["cluster"].to_numpy()).min() >= 12
+
+
+@pytest.mark.parametrize("verb", ["cluster", "assign"])
+def test_help_loads_nothing_heavy(verb: str) -> None:
+    code = (
+        f"import sys\nfrom coke.cli import main\n"
+        f"try: main(['{verb}', '--help'])\nexcept SystemExit as stop: print('code', stop.code)\n"
+        "print(sorted({'torch', 'numpy', 'sklearn', 'pyarrow', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["code 0", "[]"]
+    assert "--min-size-ratio" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cluster"],
+        ["cluster", "x.npy", "--k", "3"],
+        ["assign", "x.npy"],
+        ["cluster", "--k", "three", "x.npy"],
+    ],
+)
+def test_malformed_command_lines(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: coke" in capsys.readouterr().err
