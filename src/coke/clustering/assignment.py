@@ -26,6 +26,7 @@ NEAR_ROWS = 2**17  # the most that a search sees
 _NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
 _MOST_PAIRS = 2**22  # (row, cluster) of a table
+_FAR = 0.25  # of all rows: a sample, whose sizes are off by some percent, brings duals nearer than that
 _ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
 
 
@@ -112,7 +113,8 @@ def assign_within(
     if is_free(bounds, total):
         swept = sweep(costs, np.zeros_like(duals), labels, Focus(0.0, 0, certify=True), block_rows=block_rows)
         return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
-    near_rows = near_rows or min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
+    least_near = min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
+    near_rows = near_rows or min(max(least_near, int(total) // 16), NEAR_ROWS)
     lower_bound, previous = -np.inf, np.inf
     for n_sweeps in range(1, max_sweeps + 1):
         swept = sweep(
@@ -120,7 +122,8 @@ def assign_within(
         )
         table = swept.table
         raised, choice = search_duals(table, bounds, duals)
-        near_enough = off_target(choice.sizes, raised, bounds) <= _ROUNDABLE * total
+        off = off_target(choice.sizes, raised, bounds)
+        near_enough = off <= _ROUNDABLE * total
         last = n_sweeps == max_sweeps
         column, proof = choice.column, raised
         if costs.size_weight is None and (last or near_enough):
@@ -139,12 +142,12 @@ def assign_within(
             if last or proven <= gap or proven > previous / 2:
                 break
             previous = proven
-        near_rows = max(min(4 * near_rows, NEAR_ROWS, _MOST_PAIRS // n_listed), costs.n_clusters)
-        duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
-        if not near_enough:  # the clusters listed do not suffice, so look at more of them
+        if not near_enough:  # the clusters listed may not suffice
             n_listed = min(2 * n_listed, costs.n_clusters)
-            if bring_near is not None:
-                duals, reach = bring_near(raised, near_rows)
+        near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
+        duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
+        if off > _FAR * total and bring_near is not None:
+            duals, reach = bring_near(raised, near_rows)
     return Assignment(labels, sizes, proof, cost, lower_bound, n_sweeps)
 
 

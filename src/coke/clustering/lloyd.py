@@ -27,7 +27,8 @@ from coke.clustering.sweep import Focus, sweep
 _NEAR_PER_CLUSTER = 20  # near rows, at first
 _LISTED = 4  # clusters of a near row: enough for small corrections
 _CLOSE_ENOUGH = 0.002  # of all rows may be off their target while centers still move
-_TOO_FAR = 0.05  # of all rows: beyond it the iteration sweeps again before it moves its centers
+_TOO_FAR = 0.02  # of all rows: beyond it the iteration sweeps again before it moves its centers
+_FAR = 0.1  # of all rows: beyond it the sample brings duals nearer than another sweep does
 _MOST_SWEEPS = 4  # of one iteration
 
 
@@ -86,11 +87,12 @@ def lloyd(
             table = swept.table
             wrong = off_target(swept.sizes, duals, bounds)
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
-            near_rows = int(min(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong), NEAR_ROWS))
+            off = off_target(choice.sizes, duals, bounds)
+            near_rows = int(min(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong, 8 * off), NEAR_ROWS))
             reach = next_reach(choice.margin, table.settled_margin, near_rows)
-            if off_target(choice.sizes, duals, bounds) <= _TOO_FAR * rows.total_size:
+            if off <= _TOO_FAR * rows.total_size:
                 break
-            if turn < _MOST_SWEEPS - 1:
+            if off > _FAR * rows.total_size and turn < _MOST_SWEEPS - 1:
                 duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
         if not free:
             _correct(rows, sums, labels, table, choice.column)
@@ -113,6 +115,7 @@ def lloyd(
         labels=labels,
         reach=reach,
         bring_near=rows.bring_near(centers, bounds),
+        near_rows=max(near_rows, 2 * _NEAR_PER_CLUSTER * len(centers)),
         gap=gap,
         block_rows=block_rows,
     )
