@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
@@ -101,3 +103,11 @@ def bounds_asked(
         return resolve_bounds(n_total, estimator.n_clusters, **asked)
     total = float(distributed.sum_over_processes(size_weight.sum()[None]))
     return resolve_bounds(total, estimator.n_clusters, size_weight=size_weight.cpu().numpy(), **asked)
+
+
+def shared_seed(random_state: Any) -> Any:
+    """The random state; for several processes a number that the first one draws, so that all start alike."""
+    if distributed.world_size() == 1:
+        return random_state
+    own = check_random_state(random_state).randint(2**31) if distributed.rank() == 0 else 0
+    return int(distributed.sum_over_processes(torch.tensor(own)))

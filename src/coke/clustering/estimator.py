@@ -17,14 +17,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from coke import distributed
-from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights
+from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights, shared_seed
 from coke.clustering.assignment import Assignment
 from coke.clustering.costs import COSINE, EUCLIDEAN
-from coke.clustering.lloyd import Fit, assign_rows, lloyd, round_to
+from coke.clustering.lloyd import Fit, assign_rows, lloyd, returned_dtype
 from coke.clustering.rows import Rows, as_weights, look_at
-from coke.clustering.seeding import checked_centers, starting_centers
+from coke.clustering.seeding import checked_centers, n_starts, starting_centers
 from coke.clustering.streaming import Stream
-from coke.clustering.sweep import Focus, sweep
+from coke.clustering.sweep import Focus, count_labels, sweep
 from coke.clustering.vectors import Vectors
 from coke.errors import BoundsError
 
@@ -135,7 +135,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters"
             )
         bounds = bounds_asked(self, n_total, weights[1])
-        random = check_random_state(self._seed())
+        random = check_random_state(shared_seed(self.random_state))
         rows = look_at(
             vectors,
             self.n_clusters,
@@ -145,12 +145,15 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             seed=random.randint(2**31),
         )
         best: Fit | None = None
-        for centers, duals in self._starts(rows, random):
+        again = self.warm_start and hasattr(self, "cluster_centers_")
+        for _ in range(1 if again else n_starts(self.n_init, self.init)):
             found = lloyd(
                 rows,
-                round_to(centers, vectors.dtype),
+                self._centers(vectors)
+                if again
+                else starting_centers(self.init, rows.sample, self.n_clusters, random),
                 bounds,
-                duals=duals,
+                duals=_host(self.duals_) if again else None,
                 max_iter=self.max_iter,
                 tolerance=self.tol * rows.sample.variance,
                 gap=self.gap,
@@ -160,7 +163,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             if best is None or found.assignment.cost < best.assignment.cost:
                 best = found
         assert best is not None
-        self._keep(best, vectors, bool(weights[0] is None))
+        self._keep(best, vectors)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -182,9 +185,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             rows = block.double()
             if self.metric == COSINE:
                 cosine = torch.nn.functional.normalize(rows, dim=1) @ centers.t()
-                parts.append((1 - cosine).to(self._dtype(vectors)))
+                parts.append((1 - cosine).to(returned_dtype(vectors.dtype)))
             else:
-                parts.append(torch.cdist(rows, centers).to(self._dtype(vectors)))
+                parts.append(torch.cdist(rows, centers).to(returned_dtype(vectors.dtype)))
         return self._out(torch.cat(parts), X)
 
     def assign(
@@ -245,44 +248,22 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         first = not hasattr(self, "_stream")
         vectors = open_rows(self, X, reset=first)
         if first:
-            self._stream = Stream.begin(self, vectors, check_random_state(self._seed()))
+            self._stream = Stream.begin(self, vectors, check_random_state(shared_seed(self.random_state)))
         weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
         labels, cost = self._stream.take(vectors, weights)
         stream = self._stream
-        self.cluster_centers_ = self._same(
-            round_to(stream.centers, vectors.dtype).to(self._dtype(vectors)), vectors
-        )
+        self.cluster_centers_ = self._same(stream.centers.to(returned_dtype(vectors.dtype)), vectors)
         self.counts_ = self._same(torch.from_numpy(stream.counts).long(), vectors)
-        self.duals_, self.labels_ = (
-            self._same(torch.from_numpy(stream.duals), vectors),
-            self._same(labels, vectors),
-        )
+        self.duals_ = self._same(torch.from_numpy(stream.duals), vectors)
+        self.labels_ = self._same(labels, vectors)
         self.inertia_, self.violation_, self.n_steps_ = cost, stream.violation, stream.n_steps
         self._n_features_out = self.n_clusters
         return self
 
-    def _starts(self, rows: Rows, random: np.random.RandomState) -> Any:
-        """Pairs of starting centers and duals (None: to be found)."""
-        if self.warm_start and hasattr(self, "cluster_centers_"):
-            yield self._centers(rows.vectors), _host(self.duals_)
-            return
-        n_init = self.n_init
-        if n_init == "auto":
-            drawn_at_random = callable(self.init) or (isinstance(self.init, str) and self.init == "random")
-            n_init = 10 if drawn_at_random else 1
-        if not isinstance(self.init, str) and not callable(self.init):
-            n_init = 1
-        for _ in range(int(n_init)):
-            yield starting_centers(self.init, rows.sample, self.n_clusters, random), None
-
-    def _keep(self, best: Fit, vectors: Vectors, unweighted: bool) -> None:
+    def _keep(self, best: Fit, vectors: Vectors) -> None:
         """Turn what was found into the fitted attributes."""
         found = best.assignment
-        counts = sum(
-            (torch.bincount(part, minlength=self.n_clusters) for part in found.labels.split(2**20)),
-            torch.zeros(self.n_clusters, dtype=torch.int64, device=vectors.device),
-        )
-        counts = distributed.sum_over_processes(counts)
+        counts = count_labels(found.labels, self.n_clusters)
         n_used = int((counts > 0).sum())
         if n_used < self.n_clusters:
             warnings.warn(
@@ -292,7 +273,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 stacklevel=3,
             )
         self.labels_ = self._same(found.labels, vectors)
-        self.cluster_centers_ = self._same(best.centers.to(self._dtype(vectors)), vectors)
+        self.cluster_centers_ = self._same(best.centers.to(returned_dtype(vectors.dtype)), vectors)
         self.counts_ = self._same(counts, vectors)
         self.duals_ = self._same(torch.from_numpy(found.duals), vectors)
         self.inertia_, self.lower_bound_, self.gap_ = found.cost, found.lower_bound, found.gap
@@ -314,23 +295,12 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         )
         return labels, swept.cost
 
-    def _seed(self) -> Any:
-        """The random state; for several processes the first one's draw, so that all start alike."""
-        if distributed.world_size() == 1:
-            return self.random_state
-        own = check_random_state(self.random_state).randint(2**31) if distributed.rank() == 0 else 0
-        return int(distributed.sum_over_processes(torch.tensor(own)))
-
     def _progress(self, line: str) -> None:
         print(line, flush=True)
 
     def _centers(self, vectors: Vectors) -> Tensor:
         centers = torch.as_tensor(self.cluster_centers_).to(vectors.device)
         return checked_centers(centers, self.n_clusters, vectors.n_features, self.metric, "cluster_centers_")
-
-    def _dtype(self, vectors: Vectors) -> torch.dtype:
-        exact = vectors.dtype == torch.float64 or not vectors.dtype.is_floating_point
-        return torch.float64 if exact else torch.float32
 
     def _same(self, values: Tensor, vectors: Vectors) -> Any:
         """A tensor on the rows' device for rows in a tensor, else an array."""

@@ -28,7 +28,6 @@ _NEAR_PER_CLUSTER = 20  # near rows, at first
 _LISTED = 4  # clusters of a near row: enough for small corrections
 _CLOSE_ENOUGH = 0.002  # of all rows may be off their target while centers still move
 _TOO_FAR = 0.02  # of all rows: beyond it the iteration sweeps again before it moves its centers
-_FAR = 0.1  # of all rows: beyond it the sample brings duals nearer than another sweep does
 _MOST_SWEEPS = 4  # of one iteration
 
 
@@ -66,7 +65,8 @@ def lloyd(
     tolerance: summed squared move of the centers at which they have come to rest.
     progress: told a line for each iteration.
     """
-    free = is_free(bounds, rows.total_size)
+    free, dtype = is_free(bounds, rows.total_size), returned_dtype(rows.vectors.dtype)
+    centers = centers.to(dtype).double()  # labels must be those of the centers as they are returned
     labels = torch.full((rows.vectors.n_rows,), -1, dtype=torch.int32, device=rows.vectors.device)
     sums = rows.sums(len(centers))
     near_rows = min(_NEAR_PER_CLUSTER * len(centers), NEAR_ROWS)
@@ -77,9 +77,9 @@ def lloyd(
             duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
     for n_done in range(1, max_iter + 1):
         costs = rows.costs(centers)
-        n_changed = 0
+        n_changed, n_listed = 0, 0 if free else _LISTED
         for turn in range(_MOST_SWEEPS):
-            focus = Focus(reach, 0 if free else _LISTED, near_rows)
+            focus = Focus(reach, n_listed, near_rows)
             swept = sweep(costs, duals, labels, focus, block_rows=block_rows, moved=sums.moved)
             n_changed = max(n_changed, swept.n_changed)
             if free:
@@ -88,18 +88,21 @@ def lloyd(
             wrong = off_target(swept.sizes, duals, bounds)
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
             off = off_target(choice.sizes, duals, bounds)
-            near_rows = int(min(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong, 8 * off), NEAR_ROWS))
+            far = off > _TOO_FAR * rows.total_size
+            near_rows = int(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong, 4 * near_rows * far))
+            near_rows = min(near_rows, NEAR_ROWS)
             reach = next_reach(choice.margin, table.settled_margin, near_rows)
-            if off <= _TOO_FAR * rows.total_size:
+            if not far:
                 break
-            if off > _FAR * rows.total_size and turn < _MOST_SWEEPS - 1:
+            n_listed = min(4 * n_listed, len(centers))
+            if off > rows.sample.noise(len(centers)) * rows.total_size and turn < _MOST_SWEEPS - 1:
                 duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
         if not free:
             _correct(rows, sums, labels, table, choice.column)
         moved, weights, gain = sums.centers(centers)
         if not free:
             duals = follow(duals, choice.sizes, (gain * weights).cpu().numpy())
-        moved = round_to(rows.sample.revive(moved, weights <= 0), rows.vectors.dtype)
+        moved = rows.sample.revive(moved, weights <= 0).to(dtype).double()
         shift = float((moved - centers).square().sum())
         centers = moved
         if progress is not None:
@@ -164,14 +167,13 @@ def follow(duals: Array, sizes: Array, gains: Array) -> Array:
     return np.where(moved * duals < 0, 0.0, moved)
 
 
-def round_to(centers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Centers [K, D], float64, with the values they will be returned with: float64 for float64 and integers.
+def returned_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of centers for rows of a type: float64 for float64 and integers, else float32.
 
-    >>> round_to(torch.tensor([[0.1]]).double(), torch.float16).item() == torch.tensor(0.1).item()
-    True
+    >>> returned_dtype(torch.float16), returned_dtype(torch.int64)
+    (torch.float32, torch.float64)
     """
-    exact = dtype == torch.float64 or not dtype.is_floating_point
-    return centers if exact else centers.float().double()
+    return torch.float64 if dtype == torch.float64 or not dtype.is_floating_point else torch.float32
 
 
 def _correct(rows: Rows, sums: CenterSums, labels: Tensor, table: Candidates, column: Array) -> None:

@@ -48,6 +48,10 @@ class Sample:
         """The rows' variance, averaged over features."""
         return float((self.rows - self.rows.mean(0)).square().mean())
 
+    def noise(self, n_clusters: int) -> float:
+        """By which share of all rows sizes are typically off under duals that fit the sample, and never quite 0."""
+        return max(0.03, float(np.sqrt(n_clusters / len(self.rows) * max(1 - self.share, 0))))
+
     def fit_duals(
         self, centers: Tensor, bounds: SizeBounds, duals: Array, near: float, *, max_rounds: int = 6
     ) -> tuple[Array, float]:

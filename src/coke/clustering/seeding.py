@@ -52,6 +52,19 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
     return checked_centers(centers.to(rows.device), n_clusters, rows.shape[1], sample.metric, "init")
 
 
+def n_starts(n_init: int | str, init: Init) -> int:
+    """How many starts: of given centers one, of those drawn at random ten, where nothing else is said.
+
+    >>> n_starts("auto", "random"), n_starts("auto", "k-means++"), n_starts(5, [[0.0]])
+    (10, 1, 1)
+    """
+    if not isinstance(init, str) and not callable(init):
+        return 1
+    if n_init == "auto":
+        return 1 if init == "k-means++" else 10
+    return int(n_init)
+
+
 def spread_rows(rows: Tensor, n_clusters: int, weights: Tensor, random: np.random.RandomState) -> Tensor:
     """Indices [K] of rows [S, D] that lie far apart: greedy k-means++ (Arthur and Vassilvitskii 2007).
 

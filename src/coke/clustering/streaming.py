@@ -3,8 +3,8 @@
 As in `coke.clustering.online`, every batch is assigned with the duals from before it, then each dual moves by what
 its cluster lacked: rho_k <- rho_k + h (B t_k - m_k), where t_k is the minimum share for a raised cluster, the
 maximum share for a lowered one, and a dual stops at 0 on its way from one to the other. The step h falls as
-scale / sqrt(rows seen), the rule whose regret and violation grow no faster than sqrt(N); the scale is the mean cost
-of a row, since costs here have a unit. Centers are running means (or their directions).
+scale / sqrt(2500 + rows seen), so that regret and violation grow no faster than sqrt(N) and the first batches do not
+swing (docs/theory.md); the scale is the mean cost of a row, since costs here have a unit. Centers are running means (or their directions).
 
 Legend: B rows of a batch, D features, K clusters.
 """
@@ -31,6 +31,11 @@ from coke.errors import BoundsError
 
 if TYPE_CHECKING:
     from coke.clustering.estimator import ConstrainedKMeans
+
+
+_HELD_BACK = (
+    2500  # rows: the step begins at a fiftieth of the scale, as the published one of 0.02 for cosines
+)
 
 
 @dataclass(eq=False)
@@ -103,7 +108,7 @@ class Stream:
     def _move_duals(self, sizes: Array) -> None:
         n_rows, seen = sizes.sum(), self.counts.sum()
         bounds = SizeBounds(self.share.lower * n_rows, self.share.upper * n_rows)
-        step = self.cost / seen / np.sqrt(seen)
+        step = self.cost / seen / np.sqrt(seen + _HELD_BACK)
         moved = self.duals + step * (target_sizes(sizes, self.duals, bounds) - sizes)
         self.duals = np.where(moved * self.duals < 0, 0.0, moved)
 

@@ -116,6 +116,14 @@ def sweep(
     return Sweep(sizes_all, int(totals[-1]), cost, table)
 
 
+def count_labels(labels: Tensor, n_clusters: int) -> Tensor:
+    """Rows of every cluster over all processes: int64 [K]."""
+    counts = torch.zeros(n_clusters, dtype=torch.int64, device=labels.device)
+    for part in labels.split(2**20):
+        counts += torch.bincount(part, minlength=n_clusters)
+    return distributed.sum_over_processes(counts)
+
+
 class _Scorer:
     """The best cluster of each row of a block and how far it leads, ties and near ties decided exactly."""
 
