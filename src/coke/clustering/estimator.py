@@ -20,11 +20,11 @@ from coke import distributed
 from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights, shared_seed
 from coke.clustering.assignment import Assignment
 from coke.clustering.costs import COSINE, EUCLIDEAN
-from coke.clustering.lloyd import Fit, assign_rows, lloyd, returned_dtype
-from coke.clustering.rows import Rows, as_weights, look_at
+from coke.clustering.lloyd import Fit, assign_rows, lloyd, nearest_centers, returned_dtype
+from coke.clustering.rows import as_weights, look_at
 from coke.clustering.seeding import checked_centers, n_starts, starting_centers
 from coke.clustering.streaming import Stream
-from coke.clustering.sweep import Focus, count_labels, sweep
+from coke.clustering.sweep import count_labels
 from coke.clustering.vectors import Vectors
 from coke.errors import BoundsError
 
@@ -284,16 +284,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         vectors = open_rows(self, X, reset=False)
         weights, _ = open_weights(vectors, sample_weight, None)
         rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
-        labels = torch.full((vectors.n_rows,), -1, dtype=torch.int32, device=vectors.device)
-        focus = Focus(0.0, 0, certify=True)
-        swept = sweep(
-            rows.costs(self._centers(vectors)),
-            np.zeros(self.n_clusters),
-            labels,
-            focus,
-            block_rows=self.block_rows,
-        )
-        return labels, swept.cost
+        return nearest_centers(rows, self._centers(vectors), block_rows=self.block_rows)
 
     def _progress(self, line: str) -> None:
         print(line, flush=True)

@@ -150,6 +150,14 @@ def assign_rows(
     )
 
 
+def nearest_centers(rows: Rows, centers: Tensor, *, block_rows: int | None = None) -> tuple[Tensor, float]:
+    """The nearest of the centers [K, D] for each row, int32 [N], and what that costs in all; without bounds."""
+    labels = torch.full((rows.vectors.n_rows,), -1, dtype=torch.int32, device=rows.vectors.device)
+    focus = Focus(0.0, 0, certify=True)
+    swept = sweep(rows.costs(centers), np.zeros(len(centers)), labels, focus, block_rows=block_rows)
+    return labels, swept.cost
+
+
 def follow(duals: Array, sizes: Array, gains: Array) -> Array:
     """Duals [K] after the centers have moved: lowered by what their cluster has gained beyond the others.
 
