@@ -53,8 +53,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         device: where to compute; None: where a tensor is, else the CPU. Rows are moved block by block.
         block_rows: rows at a time; None: by K and device. It changes no label.
         verbose: whether to print a line for each iteration.
-        copy_x, algorithm: taken for the sake of ``sklearn.cluster.KMeans``, and without effect: rows are never
-            changed, and the result of ``"elkan"`` is that of ``"lloyd"``.
+        copy_x, algorithm: taken for the sake of ``sklearn.cluster.KMeans``, without effect: rows never change.
 
     Attributes:
         labels_: int32 [N], within the bounds.
@@ -230,9 +229,8 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         rows = look_at(
             vectors, self.n_clusters, metric=self.metric, sample_weight=weights[0], size_weight=weights[1]
         )
-        return assign_rows(
-            rows, self._centers(vectors), bounds, _host(self.duals_), gap=self.gap, block_rows=self.block_rows
-        )
+        centers, duals = self._centers(vectors), _host(self.duals_)
+        return assign_rows(rows, centers, bounds, duals, gap=self.gap, block_rows=self.block_rows)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one batch [B, D] of a stream: the online method, with duals kept and ratios as soft bounds.

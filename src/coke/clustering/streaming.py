@@ -1,10 +1,11 @@
 """A stream clustered batch by batch: the online method with soft bounds, for any metric of the estimator.
 
-As in `coke.clustering.online`, every batch is assigned with the duals from before it, then each dual moves by what
+As in `coke.clustering.online`, every batch is assigned with the duals from before it; then each dual moves by what
 its cluster lacked: rho_k <- rho_k + h (B t_k - m_k), where t_k is the minimum share for a raised cluster, the
-maximum share for a lowered one, and a dual stops at 0 on its way from one to the other. The step h falls as
-scale / sqrt(2500 + rows seen), so that regret and violation grow no faster than sqrt(N) and the first batches do not
-swing (docs/theory.md); the scale is the mean cost of a row, since costs here have a unit. Centers are running means (or their directions).
+maximum share for a lowered one, and a dual stops at 0 on its way from one to the other. The step is h = scale /
+sqrt(2500 + rows seen): regret and violation grow no faster than sqrt(N), and the first batches do not swing
+(docs/theory.md). The scale is the mean cost of a row, since costs here have a unit. Centers are running means, or
+their directions.
 
 Legend: B rows of a batch, D features, K clusters.
 """
