@@ -22,6 +22,7 @@ from coke.clustering.rounding import round_to_bounds
 from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
 
+GAP = 1e-5  # relative, at which an assignment is good enough where nothing else is said
 NEAR_ROWS = 2**17  # the most that a search sees
 _NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
@@ -86,7 +87,7 @@ def assign_within(
     labels: Tensor | None = None,
     reach: float = np.inf,
     bring_near: BringNear | None = None,
-    gap: float = 1e-6,
+    gap: float = GAP,
     max_sweeps: int = 8,
     near_rows: int | None = None,
     n_listed: int = LISTED,
@@ -102,7 +103,7 @@ def assign_within(
         labels: int32 [N] to write to; default: new.
         reach: how far from a boundary to look first; infinite: as far as ``near_rows`` allow.
         bring_near: what to ask for duals when those at hand are too far off for the rows listed.
-        gap: relative gap at which to stop.
+        gap: relative gap at which to stop; 0 is exact, at once where rows times clusters are 4 million or fewer.
         max_sweeps: passes over the data, at most.
         near_rows, n_listed: how many rows the search may see at first, and how many clusters of each.
         block_rows: rows of a block; any gives the same labels.
@@ -115,6 +116,8 @@ def assign_within(
         return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
     least_near = min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
     near_rows = near_rows or min(max(least_near, int(total) // 16), NEAR_ROWS)
+    if gap == 0 and costs.size_weight is None and total * costs.n_clusters <= _MOST_PAIRS:
+        near_rows, n_listed, reach = int(total), costs.n_clusters, np.inf
     lower_bound, previous = -np.inf, np.inf
     for n_sweeps in range(1, max_sweeps + 1):
         swept = sweep(
@@ -142,8 +145,7 @@ def assign_within(
             if last or proven <= gap or proven > previous / 2:
                 break
             previous = proven
-        if not near_enough:  # the clusters listed may not suffice
-            n_listed = min(2 * n_listed, costs.n_clusters)
+        n_listed = min(2 * n_listed, costs.n_clusters)
         near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
         duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
         if off > _FAR * total and bring_near is not None:

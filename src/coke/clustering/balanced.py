@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.assignment import Assignment, assign_within, bound_at
+from coke.clustering.assignment import GAP, Assignment, assign_within, bound_at
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.costs import MatrixCosts
 from coke.clustering.dual import search_duals
@@ -27,7 +27,7 @@ _SAMPLE_ROWS = 2**15
 
 
 def assign_balanced(
-    cost: Any, min_size: Any = None, max_size: Any = None, *, size_weight: Any = None, gap: float = 1e-6
+    cost: Any, min_size: Any = None, max_size: Any = None, *, size_weight: Any = None, gap: float = GAP
 ) -> Any:
     """Assign each row to one cluster, sizes within bounds, at the least summed cost.
 
@@ -56,7 +56,7 @@ def assign_balanced(
 
 
 def balanced_assignment(
-    cost: Any, min_size: Any = None, max_size: Any = None, *, size_weight: Any = None, gap: float = 1e-6
+    cost: Any, min_size: Any = None, max_size: Any = None, *, size_weight: Any = None, gap: float = GAP
 ) -> Assignment:
     """As `assign_balanced`, with sizes, duals, cost and the lower bound that proves it."""
     values = cost.detach() if isinstance(cost, Tensor) else torch.from_numpy(_as_array(cost))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coke import distributed
 from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights, shared_seed
-from coke.clustering.assignment import Assignment
+from coke.clustering.assignment import GAP, Assignment
 from coke.clustering.costs import COSINE, EUCLIDEAN
 from coke.clustering.lloyd import Fit, assign_rows, lloyd, nearest_centers, returned_dtype
 from coke.clustering.rows import as_weights, look_at
@@ -49,7 +49,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         tol: centers have come to rest when their squared moves sum to less than this, times the mean variance.
         random_state: of the sample and the start. The same gives the same labels, bit for bit, on a device.
         warm_start: fit starts from the centers and duals of the fit before, so that clusters keep their number.
-        gap: relative gap at which the last assignment is good enough.
+        gap: relative gap at which the last assignment is good enough; 0: exact, for small data.
         device: where to compute; None: where a tensor is, else the CPU. Rows are moved block by block.
         block_rows: rows at a time; None: by K and device. It changes no label.
         verbose: whether to print a line for each iteration.
@@ -92,7 +92,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         tol: float = 1e-4,
         random_state: Any = None,
         warm_start: bool = False,
-        gap: float = 1e-6,
+        gap: float = GAP,
         device: Any = None,
         block_rows: int | None = None,
         verbose: int = 0,

@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.assignment import NEAR_ROWS, Assignment, assign_within, is_free, kept_labels, next_reach
+from coke.clustering.assignment import (
+    GAP,
+    NEAR_ROWS,
+    Assignment,
+    assign_within,
+    is_free,
+    kept_labels,
+    next_reach,
+)
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.centers import CenterSums
 from coke.clustering.dual import off_target, search_duals
@@ -56,7 +64,7 @@ def lloyd(
     duals: Array | None = None,
     max_iter: int = 300,
     tolerance: float = 0.0,
-    gap: float = 1e-6,
+    gap: float = GAP,
     block_rows: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Fit:
@@ -131,7 +139,7 @@ def assign_rows(
     bounds: SizeBounds,
     duals: Array,
     *,
-    gap: float = 1e-6,
+    gap: float = GAP,
     block_rows: int | None = None,
 ) -> Assignment:
     """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
