@@ -19,7 +19,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 BLOCK = 2**16
-SEED_ROWS_PER_CENTER = 32
+SEED_ROWS = 32_000
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Data:
 
 
 def starting_centers(rows: Array, n_clusters: int, seed: int = 0) -> Array:
-    """K-means++ on `SEED_ROWS_PER_CENTER` rows a center, drawn at random: float32 [K, D]."""
+    """K-means++ on `SEED_ROWS` rows drawn at random: float32 [K, D]."""
     from sklearn.cluster import kmeans_plusplus
 
-    n = min(len(rows), SEED_ROWS_PER_CENTER * n_clusters)
+    n = min(len(rows), SEED_ROWS)
     drawn = np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))
     sample = np.asarray(rows[drawn], dtype=np.float32)
     return kmeans_plusplus(sample, n_clusters, random_state=seed)[0]

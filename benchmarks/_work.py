@@ -81,5 +81,5 @@ def setting_of(work: Work) -> dict[str, Any]:
         "iterations": work.iterations,
         "sizes": work.sizes(work.n_rows),
         "dtype": "float16 in a memory map" if work.mapped else "float32",
-        "centers": "k-means++ on 32 rows a cluster",
+        "centers": "k-means++ on at most 32,000 rows",
     }

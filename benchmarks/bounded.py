@@ -38,6 +38,7 @@ from _work import WORK, Work, setting_of, tiny, words_of
 PEERS = "uv run --with faiss-cpu --with k-means-constrained "
 MIB = 2**20
 WARM_ROWS, WARM_CLUSTERS = 2_000, 8
+SMALL_ROWS = 100_000  # with fewer, as in a quick run, no process is worth its start
 
 
 def beside_peers(name: str, work: Work, folder: Path, threads: int) -> dict[str, Any]:
@@ -97,7 +98,9 @@ def against_itself(name: str, work: Work, folder: Path, threads: int) -> dict[st
 
     def run(lap: str, n_rows: int) -> candidates.Found:
         audited = not fits[lap]  # it takes long, and all repetitions give the same
-        fits[lap].append(fit_elsewhere(path, n_rows, work, centers, threads=threads, audited=audited))
+        here = work.n_rows < SMALL_ROWS
+        found = fit_elsewhere(path, n_rows, work, centers, threads=threads, audited=audited, here=here)
+        fits[lap].append(found)
         return candidates.Found({lap: fits[lap][-1]["seconds"]})
 
     calls = {"tenth": lambda: run("tenth", tenth), "all": lambda: run("all", work.n_rows)}
@@ -136,6 +139,7 @@ def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="rows of the table")
     parser.add_argument("--threads", type=int, default=2, help="of every library")
+    parser.add_argument("--budget", type=float, help="seconds for the repetitions of a comparison")
     parser.add_argument(
         "--folder", type=Path, help="for files of up to 2.6 GB, on a disk; default: temporary"
     )
@@ -145,7 +149,9 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for name in options.only:
         work = usable(name, tiny(WORK[name]) if options.quick else WORK[name], options.quick)
-        work = replace(work, repetitions=options.pairs or work.repetitions)
+        work = replace(
+            work, repetitions=options.pairs or work.repetitions, budget=options.budget or work.budget
+        )
         measure = against_itself if work.mapped else beside_peers
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -152,7 +152,7 @@ def main() -> None:
     setting |= {"precision": options.precision, "block_rows": block_rows}
     results = {"times": times, "coke": figures, "checks": check_gpu(times, figures)}
     common.write_result(
-        "bounded-gpu", options, {"environment": where, "setting": setting, "results": results}
+        "bounded-cuda", options, {"environment": where, "setting": setting, "results": results}
     )
 
 

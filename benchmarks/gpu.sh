@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that want a GPU, one after the other: tests, step, clustering, evidence.
+# All checks that want a GPU, one after the other: tests, step, clustering, bounded, evidence.
 #
 # NOT RUN YET: no GPU was at hand when this was written. No figure of this project comes from it.
 #
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 data=${1:-../shared/data/cifar10}
 python=${PYTHON:-python3}
-stages=${STAGES:-"tests step clustering evidence"}
+stages=${STAGES:-"tests step clustering bounded evidence"}
 seeds=${SEEDS:-0}
 minutes=${MINUTES:-6}
 results=${OUT:-benchmarks/results}
@@ -36,13 +36,19 @@ for stage in $stages; do
     clustering)
         timeout 300 "$python" benchmarks/clustering.py --device cuda --out "$results/clustering-cuda.json"
         ;;
+    bounded)
+        for precision in highest high; do
+            timeout 560 "$python" benchmarks/bounded_gpu.py --precision "$precision" \
+                --out "$results/bounded-cuda-$precision.json"
+        done
+        ;;
     evidence)
         timeout 560 "$python" benchmarks/evidence.py --scale full --views 1 --seeds "$seeds" --data "$data" \
             --runs "$results/../../runs/evidence" --out "$results/evidence-1view-full.json" \
             precision=bf16-mixed max_minutes="$minutes"
         ;;
     *)
-        echo "unknown stage $stage: tests, step, clustering, evidence" >&2
+        echo "unknown stage $stage: tests, step, clustering, bounded, evidence" >&2
         exit 2
         ;;
     esac
