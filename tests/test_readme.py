@@ -53,16 +53,31 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "runs" / "example" / "report.html").is_file()
 
 
-def test_python_example_is_short() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len([line for line in block.splitlines() if line and not line.startswith("#")]) <= 20
+def test_clustering_example_keeps_its_bounds() -> None:
+    """By itself, as somebody would paste it who has no images."""
+    (block,) = re.findall(r"```python\n(.*?)```", section("Clustering under size bounds"), re.S)
+    printed, names = io.StringIO(), {"__name__": "readme"}
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block, "README.md", "exec"), names)
+    km, spread = names["km"], names["spread"]
+    assert re.fullmatch(r"sizes 2\d\d to (2\d\d|300), at most .*\n", printed.getvalue())
+    assert sum(km.counts_) == 5000
+    assert km.gap_ < 1e-4
+    assert max(spread.tolist().count(cluster) for cluster in range(20)) <= 60
+
+
+def test_python_examples_are_short() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(blocks) == 2  # one for each half
+    for block in blocks:
+        assert len([line for line in block.splitlines() if line and not line.startswith("#")]) <= 20
 
 
 def commands() -> list[list[str]]:
     """The words after ``coke`` of every command line in README's indented blocks."""
-    lines = re.findall(r"^    (.*\bcoke (?:pretrain|evaluate|recipes).*)$", README, re.M)
+    lines = re.findall(r"^    (.*\bcoke (?:pretrain|evaluate|recipes|cluster|assign).*)$", README, re.M)
     words = [shlex.split(re.split(r"\bcoke ", line)[-1]) for line in lines if " DATA " not in line]
-    assert len(words) >= 5
+    assert len(words) >= 9
     return words
 
 

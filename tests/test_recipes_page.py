@@ -73,7 +73,8 @@ def test_block_prints_what_the_page_shows(page: str, number: int) -> None:
             assert NUMBER.sub("#", line) == NUMBER.sub("#", expected)
         for found, told in zip(NUMBER.findall(line), NUMBER.findall(expected), strict=True):
             whole = "." not in told
-            value = pytest.approx(float(told.replace(",", "")), rel=0.15, abs=5 if whole else 0.05)
+            nearly = {"rel": 0.1, "abs": 5} if whole else {"rel": 0.03, "abs": 0.03}
+            value = pytest.approx(float(told.replace(",", "")), **nearly)
             assert float(found.replace(",", "")) == value, f"{line!r} is shown as {expected!r}"
 
 
