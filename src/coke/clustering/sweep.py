@@ -94,8 +94,8 @@ def sweep(
     own_cost, n_changed = torch.zeros(2, dtype=torch.float64, device=costs.device)
     for block in costs.blocks(block_rows):
         rows = slice(block.start, block.start + len(block))
-        scores, tolerance, best, label, lead = scorer.best(block)
-        near.look(block, scores, tolerance, best, lead, label)
+        scores, tolerance, label, lead = scorer.best(block)
+        near.look(block, scores, tolerance, lead)
         if focus.certify:
             own_cost += block.exact(torch.arange(len(block), device=costs.device), label).sum()
         weights = None if costs.size_weight is None else costs.size_weight[rows]
@@ -136,26 +136,21 @@ class _Scorer:
         self.buffer = torch.full((block_rows, n_columns), -torch.inf, device=costs.device)
         self.steps = torch.arange(0, n_columns, self.width, device=costs.device)
 
-    def best(self, block: CostBlock) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Scores [b, K], tolerance [b], the best of them [b], its cluster [b] and its lead [b] over the second."""
+    def best(self, block: CostBlock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scores [b, K], tolerance [b], the cluster of the best [b] and its lead [b] over the second."""
         buffer = self.buffer[: len(block)]
         scores = buffer[:, : self.n_clusters]
         tolerance = block.scores(self.duals, scores)
         if self.n_clusters == 1:
-            best = scores[:, 0]
-            return (
-                scores,
-                tolerance,
-                best,
-                torch.zeros_like(best, dtype=torch.long),
-                best.new_full(best.shape, torch.inf),
-            )
+            only = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+            return scores, tolerance, only, torch.full_like(scores[:, 0], torch.inf)
         best, label, second = self._two_best(buffer) if self.folded else _two_best(scores)
         lead = best - second
         doubt = (lead <= 2 * tolerance).nonzero()[:, 0]
         if len(doubt):
-            label[doubt] = self._decide(block, scores, doubt, best[doubt] - 2 * tolerance[doubt])
-        return scores, tolerance, best, label, lead
+            least = best[doubt] - 2 * tolerance[doubt]
+            label[doubt] = exactly_best(block, scores, self.duals, doubt, least, 1)[:, 0]
+        return scores, tolerance, label, lead
 
     def _two_best(self, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Largest score, its column, and the second largest: maxima over every 64th column first, which are fast."""
@@ -169,22 +164,29 @@ class _Scorer:
         second = torch.maximum(maxima.amax(1), column.amax(1))
         return best[:, 0], (residue + turn * self.width)[:, 0], second
 
-    def _decide(self, block: CostBlock, scores: Tensor, rows: Tensor, least: Tensor) -> Tensor:
-        """The cluster with the least exact reduced cost among scores >= ``least``; the lowest of equals."""
-        labels = torch.empty_like(rows)
-        step = max(1, 2**22 // self.n_clusters)
-        for first in range(0, len(rows), step):
-            part = slice(first, first + step)
-            place, cluster = (scores[rows[part]] >= least[part, None]).nonzero(as_tuple=True)
-            pair_rows = rows[part][place]
-            reduced = block.exact(pair_rows, cluster) - block.size_weights(pair_rows) * self.duals[cluster]
-            lowest = reduced.new_full((len(rows[part]),), torch.inf).scatter_reduce_(
-                0, place, reduced, "amin"
-            )
-            wins = reduced == lowest[place]
-            chosen = torch.full_like(rows[part], self.n_clusters)
-            labels[part] = chosen.scatter_reduce_(0, place[wins], cluster[wins], "amin")
-        return labels
+
+def exactly_best(
+    block: CostBlock, scores: Tensor, duals: Tensor, rows: Tensor, least: Tensor, n_wanted: int
+) -> Tensor:
+    """The ``n_wanted`` clusters of least exact reduced cost of each row, best first, the lower of equals first.
+
+    Only scores [b, K] of at least ``least`` [P], and above minus infinity, are asked: n_wanted of them or more.
+    rows: [P] of the block. Returns int64 [P, n_wanted].
+    """
+    found = torch.empty(len(rows), n_wanted, dtype=torch.long, device=rows.device)
+    step = max(1, 2**22 // scores.shape[1])
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        own = scores[rows[part]]
+        place, cluster = ((own >= least[part, None]) & (own > -torch.inf)).nonzero(as_tuple=True)
+        pair_rows = rows[part][place]
+        reduced = block.exact(pair_rows, cluster) - block.size_weights(pair_rows) * duals[cluster]
+        order = reduced.argsort(stable=True)
+        order = order[place[order].argsort(stable=True)]
+        n_asked = torch.bincount(place, minlength=len(own))
+        rank = torch.arange(len(place), device=rows.device) - (n_asked.cumsum(0) - n_asked)[place]
+        found[part] = cluster[order][rank < n_wanted].view(-1, n_wanted)
+    return found
 
 
 def _two_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,9 +207,7 @@ class _NearRows:
         self.n_listed = min(self.focus.n_listed, self.costs.n_clusters)
         self.reach, self.n_held = self.focus.reach, 0
 
-    def look(
-        self, block: CostBlock, scores: Tensor, tolerance: Tensor, best: Tensor, lead: Tensor, label: Tensor
-    ) -> None:
+    def look(self, block: CostBlock, scores: Tensor, tolerance: Tensor, lead: Tensor) -> None:
         """Keep the rows of a block that waver."""
         if self.n_listed < 2:
             return
@@ -219,8 +219,13 @@ class _NearRows:
         n_clusters = self.costs.n_clusters
         n_taken = min(self.n_listed + _SPARE, n_clusters)
         rough, clusters = scores[near].topk(n_taken, dim=1)
-        unlisted = ~(clusters == label[near, None]).any(1)  # so many ties that the chosen one was left out
-        clusters[unlisted, -1] = label[near][unlisted]
+        if n_taken < n_clusters:
+            # Where the last one taken is as good as the first one not listed, others left out may be so, too.
+            doubt = 4 * tolerance[near]
+            tied = (rough[:, self.n_listed] - rough[:, -1] <= doubt).nonzero()[:, 0]
+            if len(tied):
+                least = rough[tied, self.n_listed] - doubt[tied]
+                clusters[tied] = exactly_best(block, scores, self.duals, near[tied], least, n_taken)
         pair_rows = near[:, None].expand_as(clusters)
         cost = block.exact(pair_rows.reshape(-1), clusters.reshape(-1)).view(clusters.shape)
         own = block.size_weights(near)
@@ -232,15 +237,8 @@ class _NearRows:
         reduced, cost, clusters = (values.gather(1, order) for values in (reduced, cost, clusters))
         scale = own[:, 0] if isinstance(own, Tensor) else own
         margin = (reduced[:, 1] - reduced[:, 0]) / scale
-        beyond = torch.full_like(margin, torch.inf)
-        if self.n_listed < n_clusters:
-            # No cluster that was not taken scores above the last one taken; scores leave out a constant of the row.
-            unseen = reduced[:, 0] + (best[near] - rough[:, -1]) - 2 * tolerance[near]
-            beyond = (
-                reduced[:, self.n_listed]
-                if n_taken == n_clusters
-                else torch.minimum(reduced[:, self.n_listed], unseen)
-            )
+        none_left = self.n_listed == n_clusters
+        beyond = torch.full_like(margin, torch.inf) if none_left else reduced[:, self.n_listed]
         keep = (margin <= self.reach).nonzero()[:, 0]
         size = scale[keep] if isinstance(scale, Tensor) else margin.new_ones(len(keep))
         row = self.costs.first_row + block.start + near
@@ -282,7 +280,7 @@ class _NearRows:
         self.held = [distributed.gather_uneven(self._joined())]
         self._thin()
         row, clusters, cost, beyond, margin, size = (values.cpu().numpy() for values in self.held[0])
-        reach = self.focus.reach
+        reach = self.focus.reach if self.n_listed > 1 else 0.0  # nothing is known of rows not looked at
         if len(row) > self.focus.max_rows:
             last = int(margin.argsort(kind="stable")[-1])
             reach = min(reach, float(margin[last]))
