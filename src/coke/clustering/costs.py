@@ -21,6 +21,8 @@ from coke.clustering.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 _EXACT_VALUES = {True: 2**19, False: 2**26}  # at a time, by whether it is a CPU, whose cache they should fit
+_LARGEST = 2.0**126  # in float32, with room for a difference
+_UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
@@ -143,7 +145,7 @@ class DistanceBlock(CostBlock):
         highest = float(duals.abs().max())
         if costs.size_weight is not None:
             highest *= float(costs.size_weight.max())
-        return costs.unit * (bound + 8 * highest)
+        return costs.unit * (bound + 8 * highest + _UNDERFLOW * n_terms * (1 + length))
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
         """See `CostBlock`."""
@@ -188,8 +190,9 @@ class MatrixBlock(CostBlock):
         lift = duals[None, :]
         if self.costs.size_weight is not None:
             lift = lift * self.costs.size_weight[self.start : self.start + len(self.cost), None]
-        out.copy_(lift - self.cost)
-        return 2.0**-22 * (self.cost.abs().amax(1).double() + lift.abs().amax(1)).float()
+        out.copy_((lift - self.cost).clamp_(-_LARGEST, _LARGEST))
+        size = self.cost.abs().amax(1).double() + lift.abs().amax(1)
+        return torch.where(size < _LARGEST, 2.0**-22 * size, torch.inf).float()
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
         """See `CostBlock`."""
