@@ -8,6 +8,8 @@ long as a cluster exceeds its maximum by more, some other one lies below its own
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,9 +18,9 @@ from coke import distributed
 from coke.clustering.candidates import Array
 from coke.clustering.costs import Costs
 from coke.clustering.sizes import SizeBounds
-from coke.clustering.sweep import default_block_rows
+from coke.clustering.sweep import default_block_rows, exactly_best
 
-_PRICED_PASSES = 8  # then rows go wherever there is room, so that no data can make it endless
+_PRICED_PASSES = 8  # then rows go to the cluster that lacks most, so that no data can make it endless
 _OFFERS = 4  # clusters that a row offers to go to, in one pass
 _MOST_OFFERS = 2**18  # kept beyond the number of rows that must move
 
@@ -41,15 +43,17 @@ def fill(
     sizes: float64 [K] of all processes' rows under ``labels``.
     """
     block_rows = block_rows or default_block_rows(costs.n_clusters, costs.device)
+    forced = False
     for turn in range(costs.n_clusters + _PRICED_PASSES + 1):
         give, take = _sides(sizes, bounds)
-        if not give.any() or not violation(sizes, bounds).any():
+        if not give.any() or not take.any() or not violation(sizes, bounds).any():
             break
-        offers = _offers(costs, labels, give, take, block_rows, forced=turn >= _PRICED_PASSES)
-        row, source, goal, size, _ = offers
-        accepted = _accept(source, goal, size, row, sizes, bounds, take, forced=turn >= _PRICED_PASSES)
-        if not accepted:
+        forced = forced or turn >= _PRICED_PASSES
+        row, source, goal, size, _ = _offers(costs, labels, give, take, block_rows, forced=forced)
+        accepted = _accept(source, goal, size, row, sizes, bounds, take, forced=forced)
+        if not accepted and forced:
             break
+        forced = forced or not accepted  # the clusters that few offers reach may still lack rows
         rows = np.fromiter(accepted, dtype=np.int64)
         goals = np.fromiter(accepted.values(), dtype=np.int32)
         local = (rows >= costs.first_row) & (rows < costs.first_row + costs.n_rows)
@@ -72,8 +76,7 @@ def _offers(
 ) -> tuple[Array, ...]:
     """Rows of giving clusters and where they would go: (row, source, goal, size, price), cheapest first."""
     giving, taking = torch.from_numpy(give).to(costs.device), torch.from_numpy(take).to(costs.device)
-    takers = taking.nonzero()[:, 0]
-    n_offers = 1 if forced else min(_OFFERS, len(takers))
+    n_offers = 1 if forced else min(_OFFERS, int(take.sum()))
     none = torch.zeros(costs.n_clusters, dtype=torch.float64, device=costs.device)
     buffer = torch.empty(block_rows, costs.n_clusters, device=costs.device)
     held: list[tuple[Tensor, ...]] = []
@@ -85,8 +88,10 @@ def _offers(
         if not len(rows):
             continue
         scores = buffer[: len(block)]
-        block.scores(none, scores)
-        goals = takers[scores[rows][:, takers].topk(n_offers, dim=1).indices]
+        tolerance = block.scores(none, scores)[rows]
+        scores[:, ~taking] = -torch.inf
+        least = scores[rows].topk(n_offers, dim=1).values[:, -1] - 2 * tolerance
+        goals = exactly_best(block, scores, none, rows, least, n_offers)
         from_ = own[rows]
         price = block.exact(rows.repeat_interleave(n_offers), goals.reshape(-1)).view(goals.shape)
         price = price - block.exact(rows, from_)[:, None]
@@ -126,28 +131,29 @@ def _accept(
     """Take offers in turn while they lower the summed violation: row -> new cluster; ``sizes`` follow."""
     lower, upper = bounds.lower.tolist(), bounds.upper.tolist()
     now = sizes.tolist()
-    open_ = np.flatnonzero(take).tolist()
     accepted: dict[int, int] = {}
+
+    def room(cluster: int) -> tuple[float, float, int]:
+        return min(now[cluster] - lower[cluster], 0.0), now[cluster] - upper[cluster], cluster
 
     def outside(cluster: int, at: float) -> float:
         return max(lower[cluster] - at, at - upper[cluster], 0.0)
 
+    neediest = sorted(map(room, np.flatnonzero(take).tolist()))
     for r, a, b, s in zip(row.tolist(), source.tolist(), goal.tolist(), size.tolist(), strict=True):
         if r in accepted:
             continue
         if forced:
-            while (
-                open_ and now[open_[-1]] >= (lower if now[open_[-1]] < lower[open_[-1]] else upper)[open_[-1]]
-            ):
-                open_.pop()
-            if not open_:
+            if neediest[0][1] >= 0:
                 break
-            b = open_[-1]
+            b = neediest[0][-1]
         before = outside(a, now[a]) + outside(b, now[b])
         if outside(a, now[a] - s) + outside(b, now[b] + s) < before:
             now[a] -= s
             now[b] += s
             accepted[r] = b
+            if forced:
+                heapq.heapreplace(neediest, room(b))
     sizes[:] = now
     return accepted
 
