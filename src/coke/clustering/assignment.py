@@ -118,7 +118,7 @@ def assign_within(
     near_rows = near_rows or min(max(least_near, int(total) // 16), NEAR_ROWS)
     if gap == 0 and costs.size_weight is None and total * costs.n_clusters <= _MOST_PAIRS:
         near_rows, n_listed, reach = int(total), costs.n_clusters, np.inf
-    lower_bound, previous = -np.inf, np.inf
+    lower_bound, previous, best_duals = -np.inf, np.inf, duals
     for n_sweeps in range(1, max_sweeps + 1):
         swept = sweep(
             costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows
@@ -131,7 +131,11 @@ def assign_within(
         column, proof = choice.column, raised
         if costs.size_weight is None and (last or near_enough):
             column, proof = round_to_bounds(table, bounds, raised)
-        lower_bound = max(lower_bound, *(bound_at(table, bounds, at) for at in (duals, raised, proof)))
+        for at in (duals, raised, proof):
+            reached = bound_at(table, bounds, at)
+            if reached >= lower_bound - 1e-12 * abs(lower_bound):  # the last of those that differ by rounding
+                best_duals = at
+            lower_bound = max(lower_bound, reached)
         where, now = kept_labels(table, column, costs.first_row, labels)
         labels[where] = now
         each = np.arange(len(table.rows))
@@ -150,7 +154,7 @@ def assign_within(
         duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
         if off > _FAR * total and bring_near is not None:
             duals, reach = bring_near(raised, near_rows)
-    return Assignment(labels, sizes, proof, cost, lower_bound, n_sweeps)
+    return Assignment(labels, sizes, best_duals, cost, lower_bound, n_sweeps)
 
 
 def next_reach(margin: Array, settled_margin: float, near_rows: int) -> float:
