@@ -109,4 +109,4 @@ class CenterSums:
 
 def _grid(largest_sum: float) -> float:
     """The spacing, a power of two, at which float64 holds every multiple up to the largest sum."""
-    return 2.0 ** (math.ceil(math.log2(largest_sum)) - 52) if largest_sum > 0 else 1.0
+    return 2.0 ** max(math.ceil(math.log2(largest_sum)) - 52, -1022) if largest_sum > 0 else 1.0
