@@ -18,6 +18,7 @@ from coke.clustering.dual import search_duals
 from coke.clustering.rounding import round_to_bounds
 from coke.clustering.rows import as_weights
 from coke.clustering.sizes import SizeBounds, resolve_bounds
+from coke.clustering.vector_arrays import as_tensor, to_numbers
 from coke.errors import DataError
 
 EXACT_PAIRS = (
@@ -59,7 +60,9 @@ def balanced_assignment(
     cost: Any, min_size: Any = None, max_size: Any = None, *, size_weight: Any = None, gap: float = GAP
 ) -> Assignment:
     """As `assign_balanced`, with sizes, duals, cost and the lower bound that proves it."""
-    values = cost.detach() if isinstance(cost, Tensor) else torch.from_numpy(_as_array(cost))
+    values = cost.detach() if isinstance(cost, Tensor) else _real(cost)
+    if values.is_complex():
+        raise DataError(f"cost must hold real numbers, got {values.dtype}")
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"cost must be [N, K], rows and clusters, got shape {tuple(values.shape)}")
     values = values if values.is_floating_point() else values.double()
@@ -113,8 +116,8 @@ def _sample_duals(
     return duals, float(np.quantile(choice.margin, near)) if near < 1 else np.inf
 
 
-def _as_array(cost: Any) -> Array:
-    array = np.asarray(cost)
+def _real(cost: Any) -> Tensor:
+    array = to_numbers(cost, "cost")
     if array.dtype.kind not in "fiu":
         raise DataError(f"cost must hold real numbers, got {array.dtype}")
-    return array if array.dtype.kind != "f" or array.dtype.itemsize <= 8 else array.astype(np.float64)
+    return as_tensor(array)
