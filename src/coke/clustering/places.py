@@ -18,7 +18,7 @@ from coke.clustering.sweep import default_block_rows
 from coke.clustering.vectors import Vectors
 
 _MOST_ROWS = 2**16  # of a block
-_EXACT_VALUES = 2**24  # float64 values that exact distances may take at a time
+_EXACT_VALUES = 2**22  # float64 values that exact distances may take at a time
 
 
 def places(

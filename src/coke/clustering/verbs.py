@@ -25,6 +25,7 @@ from coke.clustering.processes import in_order, joined, open_together, together
 from coke.clustering.progress import watched
 from coke.clustering.sizes import resolve_bounds
 from coke.clustering.summary import aligned, gap_line, size_lines
+from coke.clustering.sweep import count_labels
 from coke.clustering.vectors import Vectors
 from coke.errors import ConfigError, DataError
 
@@ -94,7 +95,7 @@ def cluster(
         )
         if earlier is not None:
             _restore(km, earlier, start, vectors)
-        _say(console, f"{_described(vectors)}; {n_clusters:,} clusters, {km.metric}")
+        _say(console, f"{_described(vectors)}; {_clusters(n_clusters)}, {km.metric}")
         with _own_rows(vectors, console) as rows:
             km.set_params(verbose=int(console is not None)).fit(rows)
             facts = {**_in_json(sizes), "n_rows": vectors.n_rows, "seed": seed, "n_iter": km.n_iter_}
@@ -135,7 +136,7 @@ def assign(job: Job, file: Path) -> Tensor:
         bounds = resolve_bounds(vectors.n_rows, n_clusters, **sizes)
         km = ConstrainedKMeans(n_clusters, metric=known.metric)
         _restore(km, known, file, vectors)
-        _say(console, f"{_described(vectors)}; {n_clusters:,} clusters of {file}, {known.metric}")
+        _say(console, f"{_described(vectors)}; {_clusters(n_clusters)} of {file}, {known.metric}")
         cost: Lines = []
         with _own_rows(vectors, console) as rows:
             if sizes:
@@ -144,7 +145,7 @@ def assign(job: Job, file: Path) -> Tensor:
                 cost = [gap_line(found.gap), ("inertia", f"{found.cost:.6g}")]
             else:
                 labels = torch.from_numpy(km.predict(rows))
-            counts = distributed.sum_over_processes(torch.bincount(labels.long(), minlength=n_clusters))
+            counts = count_labels(labels, n_clusters)
             lines = _write(job.out, known, labels, rows, vectors.n_rows)
         _conclude(console, [*size_lines(counts, bounds), *cost[:1], *lines, *cost[1:]], began, job.out)
     return counts
@@ -220,6 +221,10 @@ def _described(vectors: Vectors) -> str:
     shape = f"{vectors.n_rows:,} rows of {vectors.n_features:,} features, {str(vectors.dtype)[6:]}"
     count = distributed.world_size()
     return f"{vectors.name}: {shape}" + (f", on {count} processes" if count > 1 else "")
+
+
+def _clusters(count: int) -> str:
+    return f"{count:,} cluster{'s' if count > 1 else ''}"
 
 
 def _conclude(console: Console | None, lines: Lines, began: float, *written: Path) -> None:
