@@ -225,18 +225,19 @@ def test_assign_takes_the_metric_of_the_file(data: Path) -> None:
 
 def test_start_keeps_the_numbers(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Data that grows: no renumbering would agree better with the numbers that rows had."""
-    words = ("--min-size", 20, "--max-size", 90)
-    first = run("cluster", "rows.npy", "--k", K, *words, "--out", "first.parquet")["cluster"].to_numpy()
+    words = ("--min-size", 10, "--max-size", 150)
+    best = ("--n-init", 8, "--out", "first.parquet")  # or the next fit would go on to a better optimum
+    first = run("cluster", "rows.npy", "--k", K, *words, *best)["cluster"].to_numpy()
     np.save("grown.npy", np.concatenate([np.load("rows.npy"), blobs(60, seed=9)]))
     start = ("--start", "first.safetensors")
     grown = run("cluster", "grown.npy", *start, *words, "--out", "grown.parquet")["cluster"].to_numpy()
     sizes = np.bincount(grown, minlength=K)
-    assert (sizes >= 20).all()
-    assert (sizes <= 90).all()
+    assert (sizes >= 10).all()
+    assert (sizes <= 150).all()
     both = np.zeros((K, K), int)
     np.add.at(both, (first, grown[:N]), 1)
     assert np.trace(both) == both[linear_sum_assignment(both, maximize=True)].sum()
-    assert np.trace(both) > N / 2
+    assert np.trace(both) > 0.9 * N
     run("cluster", "grown.npy", *start, "--k", K, "--metric", "euclidean", "--out", "again.parquet")
     for more, expected in (
         (("--k", 5), "--k 5 does not go with --start first.safetensors, which has 12"),
