@@ -219,7 +219,8 @@ def test_assign_takes_the_metric_of_the_file(data: Path) -> None:
     run("cluster", "rows.npy", "--k", K, "--metric", "cosine", "--out", "c.parquet")
     centers = load_file("c.safetensors")["centers"]
     again = run("assign", "c.safetensors", "rows.npy", "--out", "again.parquet")
-    assert json.loads(again.schema.metadata[b"coke clustering"])["metric"] == "cosine"
+    about = json.loads(again.schema.metadata[b"coke clustering"])
+    assert (about["metric"], about["n_rows"], about["centers"]) == ("cosine", N, "c.safetensors")
     check_places(again, np.load("rows.npy"), centers, "cosine")
 
 
@@ -342,8 +343,10 @@ def test_outputs_are_checked_before_data_is_read(
         (["--out", "rows.npy/c.parquet"], "there is no folder rows.npy"),
     ):
         assert expected in refused(capsys, "cluster", "rows.npy", "--k", 3, *words)
-    folder = refused(capsys, "cluster", "folder", "--k", 3, "--out", "folder/c.parquet")
-    assert "would be read as data the next time" in folder
+    (data / "folder" / "below").mkdir()
+    for out in ("folder/c.parquet", "folder/below/c.parquet"):
+        line = refused(capsys, "cluster", "folder", "--k", 3, "--out", out)
+        assert "would be read as data the next time" in line
     same = refused(capsys, "cluster", "there.parquet", "--k", 3, "--out", "there.parquet", "--overwrite")
     assert "is the data itself" in same
     assert "exists" in refused(capsys, "assign", "there.safetensors", "rows.npy", "--out", "there.parquet")

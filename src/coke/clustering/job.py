@@ -47,7 +47,7 @@ class Job:
             if path.resolve() == self.data.resolve():
                 raise ConfigError(f"{flag} {path} is the data itself: name another file")
             check_out(path, suffix, flag, overwrite=self.overwrite)
-        if self.data.is_dir() and self.out.parent.resolve() == self.data.resolve():
+        if self.data.is_dir() and self.data.resolve() in self.out.resolve().parents:
             raise ConfigError(f"--out {self.out} would be read as data the next time: name another folder")
 
     def all_sizes(self) -> dict[str, Any]:

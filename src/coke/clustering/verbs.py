@@ -102,7 +102,7 @@ def cluster(
             facts |= {"inertia": km.inertia_, "lower_bound": km.lower_bound_, "gap": km.gap_}
             tensors = [torch.from_numpy(values) for values in (km.cluster_centers_, km.duals_, km.counts_)]
             found = Clustering(tensors[0], tensors[1], tensors[2], km.metric, facts)
-            lines = _write(job.out, found, torch.from_numpy(km.labels_), rows, vectors.n_rows, centers)
+            lines = _write(job.out, torch.from_numpy(km.labels_), rows, found, facts, centers)
         at_rest = "" if km.n_iter_ < km.max_iter else ", the most allowed: --max-iter sets it"
         summary = [*size_lines(found.counts, bounds), *([gap_line(km.gap_)] if sizes else []), *lines]
         summary += [("inertia", f"{km.inertia_:.6g}"), ("iterations", f"{km.n_iter_}{at_rest}")]
@@ -139,14 +139,16 @@ def assign(job: Job, file: Path) -> Tensor:
         _say(console, f"{_described(vectors)}; {_clusters(n_clusters)} of {file}, {known.metric}")
         cost: Lines = []
         with _own_rows(vectors, console) as rows:
+            facts = {**_in_json(sizes), "n_rows": vectors.n_rows, "centers": file.name}
             if sizes:
                 found = km.assignment(rows, **sizes)
                 labels = found.labels.cpu()
+                facts |= {"inertia": found.cost, "lower_bound": found.lower_bound, "gap": found.gap}
                 cost = [gap_line(found.gap), ("inertia", f"{found.cost:.6g}")]
             else:
                 labels = torch.from_numpy(km.predict(rows))
             counts = count_labels(labels, n_clusters)
-            lines = _write(job.out, known, labels, rows, vectors.n_rows)
+            lines = _write(job.out, labels, rows, known, facts)
         _conclude(console, [*size_lines(counts, bounds), *cost[:1], *lines, *cost[1:]], began, job.out)
     return counts
 
@@ -188,28 +190,37 @@ def _own_rows(vectors: Vectors, console: Console | None) -> Iterator[Vectors]:
 
 
 def _write(
-    out: Path, found: Clustering, labels: Tensor, rows: Vectors, n_rows: int, centers: Path | None = None
+    out: Path,
+    labels: Tensor,
+    rows: Vectors,
+    known: Clustering,
+    facts: Mapping[str, Any],
+    centers: Path | None = None,
 ) -> Lines:
     """Write the files on rank 0, from the places that every process finds for its rows; what there is to say."""
-    distance, n_moved = 0.0, 0
-    records = in_order(places(rows, labels, found.centers, found.metric), n_rows)
+    n_rows, distance, n_moved = facts["n_rows"], 0.0, 0
+    records = in_order(places(rows, labels, known.centers, known.metric), n_rows)
     with together():
         try:
             if distributed.rank() == 0:
-                with assignments_file(out, found.metric, found.facts) as write:
+                with assignments_file(out, known.metric, facts) as write:
                     for block in records:
                         write(block)
                         distance += float(block["distance"].sum(dtype=np.float64))
                         n_moved += int((block["margin"] < 0).sum())
                     if centers is not None:
-                        write_clustering(centers, found)
+                        write_clustering(centers, known)
+            _exhaust(records)
         except OSError as error:
+            _exhaust(records)  # the others are still sending
             raise DataError(f"{out} cannot be written: {error}") from error
-        finally:
-            for _ in records:  # to the end on every process: nobody may be left sending
-                pass
     moved = f"{n_moved:,} rows ({n_moved / n_rows:.2%}) out of their nearest cluster, for the bounds' sake"
     return [("distance", f"{distance / n_rows:.6g} on average"), *([("moved", moved)] if n_moved else [])]
+
+
+def _exhaust(records: Iterator[Any]) -> None:
+    for _ in records:
+        pass
 
 
 def _in_json(sizes: Mapping[str, Any]) -> dict[str, Any]:
