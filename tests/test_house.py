@@ -154,6 +154,19 @@ def test_help_and_clustering_load_nothing_heavy(code: str) -> None:
     assert python(code + show).strip() == "[]"
 
 
+def test_size_constrained_clustering_needs_no_images() -> None:
+    """Fit, save and read: none of what the other half is made of."""
+    code = """
+import numpy
+from coke import ConstrainedKMeans, assign_balanced, check_sizes
+ConstrainedKMeans(2, min_size=1, random_state=0).fit(numpy.eye(4))
+import coke.cluster_cli, coke.clustering.verbs
+import sys; print([name for name in ("lightning_fabric", "torchvision", "timm", "PIL", "tensorboard")
+                   if name in sys.modules])
+"""
+    assert python(code).strip() == "[]"
+
+
 def test_help_does_not_even_load_torch() -> None:
     assert python("import coke.cli, sys; coke.cli.parser(); print('torch' in sys.modules)").strip() == "False"
 
