@@ -105,9 +105,7 @@ def bounds_asked(
     return resolve_bounds(total, estimator.n_clusters, size_weight=size_weight.cpu().numpy(), **asked)
 
 
-def shared_seed(random_state: Any) -> Any:
-    """The random state; for several processes a number that the first one draws, so that all start alike."""
-    if distributed.world_size() == 1:
-        return random_state
+def shared_seed(random_state: Any) -> int:
+    """A number that the first process draws from its random state, so that all start alike, however many."""
     own = check_random_state(random_state).randint(2**31) if distributed.rank() == 0 else 0
     return int(distributed.sum_over_processes(torch.tensor(own)))

@@ -131,11 +131,11 @@ def assign_within(
         column, proof = choice.column, raised
         if costs.size_weight is None and (last or near_enough):
             column, proof = round_to_bounds(table, bounds, raised)
-        for at in (duals, raised, proof):
-            reached = bound_at(table, bounds, at)
-            if reached >= lower_bound - 1e-12 * abs(lower_bound):  # the last of those that differ by rounding
-                best_duals = at
-            lower_bound = max(lower_bound, reached)
+        tried = (proof, raised, duals)  # the first of equals stays
+        proven_at = [bound_at(table, bounds, at) for at in tried]
+        here = tried[int(np.argmax(proven_at))]
+        if max(proven_at) >= lower_bound - 1e-12 * abs(lower_bound):
+            best_duals, lower_bound = here, max(lower_bound, *proven_at)
         where, now = kept_labels(table, column, costs.first_row, labels)
         labels[where] = now
         each = np.arange(len(table.rows))
@@ -146,12 +146,13 @@ def assign_within(
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
                 cost = total_cost(costs, labels, block_rows=block_rows)
             proven = relative_gap(cost, lower_bound)
-            if last or proven <= gap or proven > previous / 2:
+            exhausted = near_rows >= min(NEAR_ROWS, total)
+            if last or proven <= gap or (exhausted and proven > previous / 2):
                 break
             previous = proven
         n_listed = min(2 * n_listed, costs.n_clusters)
         near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
-        duals, reach = proof, next_reach(table.choose(proof).margin, table.settled_margin, near_rows)
+        duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
         if off > _FAR * total and bring_near is not None:
             duals, reach = bring_near(raised, near_rows)
     return Assignment(labels, sizes, best_duals, cost, lower_bound, n_sweeps)

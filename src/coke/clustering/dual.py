@@ -18,6 +18,7 @@ from coke.clustering.candidates import Array, Candidates, Choice
 from coke.clustering.sizes import SizeBounds
 
 _ROWS_PER_CLUSTER = 10  # boundary rows, at least, behind an estimate of curvature
+_FEW = 256  # clusters whose Laplacian is solved as a full matrix
 _LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e4  # of the mean curvature
 
 
@@ -100,9 +101,6 @@ def _newton_step(
     candidates: Candidates, choice: Choice, duals: Array, missing: Array, damping: float
 ) -> Array:
     """Solve (Laplacian of boundary rows + damping) step = missing, over the clusters that are off target."""
-    from scipy.sparse import coo_matrix, diags
-    from scipy.sparse.linalg import cg
-
     n_clusters = candidates.n_clusters
     free = (missing != 0) | (duals != 0)
     weights = np.ones(len(candidates.rows)) if candidates.weights is None else candidates.weights
@@ -115,12 +113,26 @@ def _newton_step(
     )
     near = margin <= width
     first = candidates.labels[choice.column[near], np.flatnonzero(near)]
-    density = weights[near] / (2 * width)
-    pairs = coo_matrix((density, (first, choice.second[near])), shape=(n_clusters, n_clusters)).tocsr()
-    pairs = pairs + pairs.T
-    degree = np.asarray(pairs.sum(axis=1)).ravel()
-    laplacian = (diags(degree + damping * degree.mean()) - pairs)[free][:, free]
-    solved, _ = cg(laplacian, missing[free], rtol=1e-2, maxiter=100, M=diags(1 / laplacian.diagonal()))
     step = np.zeros(n_clusters)
-    step[free] = solved
+    step[free] = _solve(first, choice.second[near], weights[near] / (2 * width), damping, missing, free)
     return step
+
+
+def _solve(first: Array, second: Array, density: Array, damping: float, missing: Array, free: Array) -> Array:
+    """(degree + damping - pairs) step = missing, over the free clusters: at once if they are few, else roughly."""
+    n_clusters = len(missing)
+    if n_clusters <= _FEW:
+        pairs = np.bincount(first.astype(np.int64) * n_clusters + second, density, n_clusters**2)
+        pairs = pairs.reshape(n_clusters, n_clusters)
+        pairs = pairs + pairs.T
+        degree = pairs.sum(axis=1)
+        laplacian = np.diag(degree + damping * degree.mean()) - pairs
+        return np.linalg.solve(laplacian[np.ix_(free, free)], missing[free])
+    from scipy.sparse import coo_matrix, diags
+    from scipy.sparse.linalg import cg
+
+    sparse = coo_matrix((density, (first, second)), shape=(n_clusters, n_clusters)).tocsr()
+    sparse = sparse + sparse.T
+    degree = np.asarray(sparse.sum(axis=1)).ravel()
+    system = (diags(degree + damping * degree.mean()) - sparse)[free][:, free]
+    return cg(system, missing[free], rtol=1e-2, maxiter=100, M=diags(1 / system.diagonal()))[0]
