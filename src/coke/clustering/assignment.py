@@ -147,12 +147,14 @@ def assign_within(
                 cost = total_cost(costs, labels, block_rows=block_rows)
             proven = relative_gap(cost, lower_bound)
             exhausted = near_rows >= min(NEAR_ROWS, total)
-            if last or proven <= gap or (exhausted and proven > previous / 2):
+            if last or proven <= gap or (exhausted and proven > 0.9 * previous):
                 break
             previous = proven
         n_listed = min(2 * n_listed, costs.n_clusters)
         near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
         duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
+        if near_rows >= total:
+            reach = np.inf
         if off > _FAR * total and bring_near is not None:
             duals, reach = bring_near(raised, near_rows)
     return Assignment(labels, sizes, best_duals, cost, lower_bound, n_sweeps)
