@@ -128,24 +128,25 @@ def round_to_bounds(candidates: Candidates, bounds: SizeBounds, duals: Array) ->
             break
         potentials += np.where(reached, distance, distance[reached].max())
         potentials -= potentials[slack]
-        fresh = dict(enumerate(exchange.mover))
+        asked = list(exchange.best)
         for sink in sinks[np.argsort(distance[sinks], kind="stable")].tolist():
-            _send(exchange, before, fresh, sink, excess, flow, lower, upper, slack)
+            while _send(exchange, before, asked, sink, excess, flow, lower, upper, slack):
+                pass
     return exchange.column, potentials[:slack]
 
 
 def _send(
     exchange: Exchange,
     before: Array,
-    fresh: dict[int, int],
+    asked: list[float],
     sink: int,
     excess: Array,
     flow: Array,
     lower: Array,
     upper: Array,
     slack: int,
-) -> None:
-    """Send what one shortest path carries, if none of its offers has gone to another path meanwhile."""
+) -> bool:
+    """Send what a shortest path carries at once, if its edges still cost what they did when it was found."""
     path, node = [], sink
     while before[node] >= 0:
         path.append((int(before[node]), node))
@@ -159,12 +160,12 @@ def _send(
             amount = min(amount, flow[b] - lower[b])
         else:
             edge = exchange.edges[a * exchange.candidates.n_clusters + b]
-            if exchange.mover[edge] != fresh.get(edge, -1):
-                return
+            if exchange.best[edge] != asked[edge]:
+                return False
             edges.append(edge)
             amount = min(amount, 1.0)
     if amount <= 0:
-        return
+        return False
     for edge in edges:
         exchange.move(edge)
     for a, b in path:
@@ -174,3 +175,4 @@ def _send(
             flow[b] -= amount
     excess[node] -= amount
     excess[sink] += amount
+    return True
