@@ -116,7 +116,8 @@ def assign_within(
         return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
     least_near = min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
     near_rows = near_rows or min(max(least_near, int(total) // 16), NEAR_ROWS)
-    if gap == 0 and costs.size_weight is None and total * costs.n_clusters <= _MOST_PAIRS:
+    exact = gap == 0 and costs.size_weight is None and total * costs.n_clusters <= _MOST_PAIRS
+    if exact:
         near_rows, n_listed, reach = int(total), costs.n_clusters, np.inf
     lower_bound, previous, best_duals = -np.inf, np.inf, duals
     for n_sweeps in range(1, max_sweeps + 1):
@@ -127,7 +128,7 @@ def assign_within(
         raised, choice = search_duals(table, bounds, duals)
         off = off_target(choice.sizes, raised, bounds)
         near_enough = off <= _ROUNDABLE * total
-        last = n_sweeps == max_sweeps
+        last = n_sweeps == max_sweeps or exact
         column, proof = choice.column, raised
         if costs.size_weight is None and (last or near_enough):
             column, proof = round_to_bounds(table, bounds, raised)
