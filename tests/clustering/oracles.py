@@ -14,7 +14,9 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import coo_matrix
 
 from coke.clustering.candidates import Candidates
+from coke.clustering.costs import MatrixCosts
 from coke.clustering.sizes import SizeBounds
+from coke.clustering.sweep import Focus, sweep
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,17 @@ class Problem:
         return float(rows + slack)
 
 
-KINDS = ("random", "normal", "integers", "few values", "duplicates", "constant", "distances", "weighted", "offset")
+KINDS = (
+    "random",
+    "normal",
+    "integers",
+    "few values",
+    "duplicates",
+    "constant",
+    "distances",
+    "weighted",
+    "offset",
+)
 
 
 def draw_costs(random: np.random.Generator, kind: str, n_rows: int, n_clusters: int) -> np.ndarray:
@@ -143,14 +155,26 @@ def draw_costs(random: np.random.Generator, kind: str, n_rows: int, n_clusters: 
         return np.full(shape, float(random.integers(-1, 2)))
     if kind == "offset":
         return 1e6 + random.normal(size=shape)
-    rows, centers = random.normal(size=(n_rows, 3)), random.normal(size=(n_clusters, 3)) + random.normal(size=3)
+    rows, centers = (
+        random.normal(size=(n_rows, 3)),
+        random.normal(size=(n_clusters, 3)) + random.normal(size=3),
+    )
     costs = ((rows[:, None] - centers[None]) ** 2).sum(-1)
     if kind == "weighted":  # sample weights multiply a row's costs, some by nothing
         costs *= (random.exponential(size=n_rows) * (random.random(n_rows) < 0.8))[:, None]
     return costs
 
 
-BOUNDS = ("minimum", "maximum", "both", "equal", "per cluster", "exact per cluster", "minimum takes all", "free")
+BOUNDS = (
+    "minimum",
+    "maximum",
+    "both",
+    "equal",
+    "per cluster",
+    "exact per cluster",
+    "minimum takes all",
+    "free",
+)
 
 
 def draw_bounds(
@@ -188,7 +212,7 @@ def problems(draw, max_rows=25, max_clusters=6, min_rows=1):
 
 @st.composite
 def weighted_problems(draw, max_rows=14, max_clusters=4):
-    """A problem whose sizes are sums of weights; split rows can hold its bounds, whole ones perhaps not."""
+    """A problem whose sizes are sums of weights; rows fit if they may be split, whole ones perhaps not."""
     n_rows, n_clusters = draw(st.integers(2, max_rows)), draw(st.integers(1, max_clusters))
     kind = draw(st.sampled_from(KINDS))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -206,4 +230,27 @@ def weighted_problems(draw, max_rows=14, max_clusters=4):
     share = weights.sum() / n_clusters
     lower = np.full(n_clusters, share * draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])))
     upper = np.full(n_clusters, share * draw(st.sampled_from([1.0, 1.1, 1.8, float(n_clusters)])))
-    return Problem(costs, lower, np.maximum(upper, lower), weights)
+    if (weights > 0).sum() < n_clusters:
+        lower[:] = 0
+    return Problem(costs, lower, np.maximum(np.maximum(upper, lower), weights.max()), weights)
+
+
+any_problems = st.one_of(problems(), weighted_problems())
+seeds = st.integers(0, 2**32 - 1)
+
+
+def duals_of(problem: Problem, seed: int) -> np.ndarray:
+    """Duals on the scale of the costs, some of them 0, some far off, some on a grid where ties are common."""
+    random = np.random.default_rng(seed)
+    spread = np.ptp(problem.costs) + 1e-3
+    duals = random.normal(size=len(problem.lower)) * spread * 10.0 ** random.integers(-3, 2)
+    duals = np.where(random.random(len(duals)) < 0.2, 0.0, duals)
+    return np.round(duals) if random.random() < 0.3 else duals
+
+
+def truncated(problem: Problem, duals: np.ndarray, focus: Focus, block_rows: int = 5) -> Candidates:
+    """The table of a sweep that lists only some rows and clusters."""
+    weight = None if problem.weights is None else torch.from_numpy(problem.weights)
+    labels = torch.full((len(problem.costs),), -1, dtype=torch.int32)
+    costs = MatrixCosts(torch.from_numpy(problem.costs), weight)
+    return sweep(costs, duals, labels, focus, block_rows=block_rows).table

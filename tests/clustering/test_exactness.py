@@ -131,9 +131,7 @@ def test_large_mode_meets_its_gap_and_the_exact_optimum(ratio: tuple[float, floa
     centers = torch.from_numpy(fit.cluster_centers_).double()
     if metric == "cosine":
         centers = torch.nn.functional.normalize(centers, dim=1)
-    bounds = coke.clustering.sizes.resolve_bounds(
-        3000, 20, min_size_ratio=ratio[0], max_size_ratio=ratio[1]
-    )
+    bounds = coke.clustering.sizes.resolve_bounds(3000, 20, min_size_ratio=ratio[0], max_size_ratio=ratio[1])
     costs = DistanceCosts(open_vectors(rows), centers, metric)
     found = assign_within(costs, bounds, 3000.0, near_rows=300, n_listed=4, gap=1e-6)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True) if metric == "cosine" else rows
