@@ -86,10 +86,15 @@ class Data:
 
 
 def starting_centers(rows: Array, n_clusters: int, seed: int = 0) -> Array:
-    """K-means++ on `SEED_ROWS` rows drawn at random: float32 [K, D]."""
+    """K-means++ on `SEED_ROWS` rows drawn at random: float32 [K, D].
+
+    One thread: its many small products wait for each other endlessly where another process has one of the cores.
+    """
+    import threadpoolctl
     from sklearn.cluster import kmeans_plusplus
 
     n = min(len(rows), SEED_ROWS)
     drawn = np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))
     sample = np.asarray(rows[drawn], dtype=np.float32)
-    return kmeans_plusplus(sample, n_clusters, random_state=seed)[0]
+    with threadpoolctl.threadpool_limits(1):
+        return kmeans_plusplus(sample, n_clusters, random_state=seed)[0]
