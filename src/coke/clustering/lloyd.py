@@ -33,9 +33,10 @@ from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
 
 _NEAR_PER_CLUSTER = 20  # near rows, at first
+_FEWEST_NEAR = 4  # near rows per cluster, where little was off before
 _LISTED = 4  # clusters of a near row: enough for small corrections
 _CLOSE_ENOUGH = 0.002  # of all rows may be off their target while centers still move
-_TOO_FAR = 0.02  # of all rows: beyond it the iteration sweeps again before it moves its centers
+_TOO_FAR = 0.03  # of all rows: beyond it the iteration sweeps again before it moves its centers
 _MOST_SWEEPS = 4  # of one iteration
 
 
@@ -97,7 +98,7 @@ def lloyd(
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
             off = off_target(choice.sizes, duals, bounds)
             far = off > _TOO_FAR * rows.total_size
-            near_rows = int(max(_NEAR_PER_CLUSTER * len(centers), 4 * wrong, 4 * near_rows * far))
+            near_rows = int(max(_FEWEST_NEAR * len(centers), 8 * wrong, 4 * near_rows * far))
             near_rows = min(near_rows, NEAR_ROWS)
             reach = next_reach(choice.margin, table.settled_margin, near_rows)
             if not far:

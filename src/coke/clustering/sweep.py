@@ -10,6 +10,7 @@ Legend: N rows, K clusters, b rows of a block, M near rows, m clusters listed of
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from coke import distributed
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.costs import CostBlock, Costs
+from coke.clustering.crew import work_through
 
 _SPARE = 2  # clusters listed beyond m while they are sorted: rough scores may swap neighbours
 _CPU_PAIRS, _DEVICE_PAIRS = 2**22, 2**28  # scores of a block: what a cache, or a GPU, likes to hold
@@ -88,25 +90,40 @@ def sweep(
     """
     block_rows = min(block_rows or default_block_rows(costs.n_clusters, costs.device), max(costs.n_rows, 1))
     lift = torch.from_numpy(duals).to(costs.device)
-    scorer = _Scorer(costs, lift, block_rows)
     near = _NearRows(costs, focus, lift)
     sizes = torch.zeros(costs.n_clusters, dtype=torch.float64, device=costs.device)
-    own_cost, n_changed = torch.zeros(2, dtype=torch.float64, device=costs.device)
-    for block in costs.blocks(block_rows):
-        rows = slice(block.start, block.start + len(block))
-        scores, tolerance, label, lead = scorer.best(block)
-        near.look(block, scores, tolerance, lead)
-        if focus.certify:
-            own_cost += block.exact(torch.arange(len(block), device=costs.device), label).sum()
-        weights = None if costs.size_weight is None else costs.size_weight[rows]
-        sizes += torch.bincount(label, weights, costs.n_clusters)
-        new = label.to(torch.int32)
-        changed = (labels[rows] != new).nonzero()[:, 0]
-        if len(changed):
-            if moved is not None:
-                moved(block, changed, labels[rows][changed].long(), label[changed])
-            labels[rows] = new
-            n_changed += len(changed)
+    n_changed = torch.zeros((), dtype=torch.float64, device=costs.device)
+    own_costs: dict[int, Tensor] = {}
+    alone = threading.Lock()
+
+    def begin() -> Callable[[CostBlock], None]:
+        scorer = _Scorer(costs, lift, block_rows)
+
+        def work(block: CostBlock) -> None:
+            rows = slice(block.start, block.start + len(block))
+            scores, tolerance, label, lead = scorer.best(block)
+            found = near.look(block, scores, tolerance, lead)
+            if focus.certify:
+                every = torch.arange(len(block), device=costs.device)
+                own_costs[block.start] = block.exact(every, label).sum()
+            weights = None if costs.size_weight is None else costs.size_weight[rows]
+            counted = torch.bincount(label, weights, costs.n_clusters)
+            new = label.to(torch.int32)
+            changed = (labels[rows] != new).nonzero()[:, 0]
+            with alone:  # what is summed here is exact, so that the order of blocks cannot show
+                near.hold(found)
+                sizes.add_(counted)
+                if len(changed):
+                    if moved is not None:
+                        moved(block, changed, labels[rows][changed].long(), label[changed])
+                    labels[rows] = new
+                    n_changed.add_(len(changed))
+
+        return work
+
+    apart = costs.device.type == "cpu" and costs.size_weight is None and costs.n_rows > 2 * block_rows
+    work_through(costs.blocks(block_rows), begin, torch.get_num_threads() if apart else 1)
+    own_cost = sum((own_costs[start] for start in sorted(own_costs)), torch.zeros_like(n_changed))
     totals = (
         distributed.sum_over_processes(torch.cat([sizes, torch.stack([own_cost, n_changed])])).cpu().numpy()
     )
@@ -207,15 +224,17 @@ class _NearRows:
         self.n_listed = min(self.focus.n_listed, self.costs.n_clusters)
         self.reach, self.n_held = self.focus.reach, 0
 
-    def look(self, block: CostBlock, scores: Tensor, tolerance: Tensor, lead: Tensor) -> None:
-        """Keep the rows of a block that waver."""
+    def look(
+        self, block: CostBlock, scores: Tensor, tolerance: Tensor, lead: Tensor
+    ) -> tuple[Tensor, ...] | None:
+        """The rows of a block that waver, and what is to be known of them."""
         if self.n_listed < 2:
-            return
+            return None
         everything = torch.arange(len(block), device=lead.device)
         weights = block.size_weights(everything)
         near = (lead <= self.reach * weights + 2 * tolerance).nonzero()[:, 0]
         if not len(near):
-            return
+            return None
         n_clusters = self.costs.n_clusters
         n_taken = min(self.n_listed + _SPARE, n_clusters)
         rough, clusters = scores[near].topk(n_taken, dim=1)
@@ -243,10 +262,14 @@ class _NearRows:
         size = scale[keep] if isinstance(scale, Tensor) else margin.new_ones(len(keep))
         row = self.costs.first_row + block.start + near
         m = self.n_listed
-        self.held.append(
-            (row[keep], clusters[keep, :m].to(torch.int32), cost[keep, :m], beyond[keep], margin[keep], size)
-        )
-        self.n_held += len(keep)
+        return row[keep], clusters[keep, :m].to(torch.int32), cost[keep, :m], beyond[keep], margin[keep], size
+
+    def hold(self, found: tuple[Tensor, ...] | None) -> None:
+        """Keep what `look` found; beyond twice ``max_rows`` only the closest."""
+        if found is None:
+            return
+        self.held.append(found)
+        self.n_held += len(found[0])
         if self.n_held > 2 * self.focus.max_rows:
             self._thin()
 
@@ -261,7 +284,9 @@ class _NearRows:
 
     def _joined(self) -> tuple[Tensor, ...]:
         if self.held:
-            return tuple(torch.cat(values) for values in zip(*self.held, strict=True))
+            joined = tuple(torch.cat(values) for values in zip(*self.held, strict=True))
+            order = joined[0].argsort()
+            return tuple(values[order] for values in joined)
         m, device = max(self.n_listed, 1), self.costs.device
         none = torch.empty(0, dtype=torch.float64, device=device)
         return (
