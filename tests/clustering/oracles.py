@@ -85,11 +85,16 @@ class Problem:
         """The least cost where rows may be split."""
         return float((self._corner() * self.costs).sum())
 
+    def _prices(self) -> np.ndarray:
+        """Costs beyond each row's least, of size 1: HiGHS's tolerances are absolute."""
+        beyond = self.costs - self.costs.min(1, keepdims=True)
+        return (beyond / (beyond.max() or 1.0)).ravel()
+
     def _corner(self) -> np.ndarray:
         rule, n_rows = self._constraints(), len(self.costs)
         matrix, has_upper = rule.A[n_rows:], np.isfinite(self.upper)
         solved = linprog(
-            self.costs.ravel(),
+            self._prices(),
             A_eq=rule.A[:n_rows],
             b_eq=np.ones(n_rows),
             A_ub=coo_matrix(np.concatenate([-matrix.toarray(), matrix.toarray()[has_upper]])),
@@ -103,7 +108,7 @@ class Problem:
     def _milp(self) -> float:
         """The least cost of whole rows by branch and bound; infinite where no whole rows hold the bounds."""
         solved = milp(
-            self.costs.ravel(),
+            self._prices(),
             constraints=self._constraints(),
             integrality=np.ones(self.costs.size),
             bounds=Bounds(0, 1),

@@ -98,7 +98,7 @@ def lloyd(
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
             off = off_target(choice.sizes, duals, bounds)
             far = off > _TOO_FAR * rows.total_size
-            near_rows = int(max(_FEWEST_NEAR * len(centers), 8 * wrong, 4 * near_rows * far))
+            near_rows = int(max(_FEWEST_NEAR * len(centers), 4 * wrong, 4 * near_rows * far))
             near_rows = min(near_rows, NEAR_ROWS)
             reach = next_reach(choice.margin, table.settled_margin, near_rows)
             if not far:
