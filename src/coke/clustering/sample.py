@@ -20,7 +20,7 @@ from coke.clustering.sizes import SizeBounds
 
 _LISTED = 16  # clusters of a row at first: four times as many each time they do not suffice
 _TOLERANCE = 0.005  # of the sample may be off target: its sizes are no more exact than that
-_PAIRS = 2**22  # scores at a time
+_PAIRS = 2**20  # scores at a time
 _COARSER, _ROWS_PER_CLUSTER, _FAR = 8, 8, 0.3  # with so much off target, an eighth of the sample comes first
 
 
