@@ -46,12 +46,13 @@ _FLOW, _FREE = ("coke", "k-means-constrained", "product"), ("coke", "faiss", "pr
 _FEW = {"normal": (0, 1.0), "mixture": (100, 0.5)}
 _FEWER = {"normal": (0, 1.0), "mixture": (50, 0.5)}
 _MANY = {"mixture": (500, 1.0)}
-_BOTH = {"normal": (0, 1.0), **_MANY}
+_NORMAL = {"normal": (0, 1.0)}
+_BOTH = {**_NORMAL, **_MANY}
 WORK = {
     "20k": Work(20_000, 32, 200, 10, 2, _FLOW, _FEW, budget=220),
     "50k": Work(50_000, 64, 100, 5, 2, _FLOW, _FEWER, budget=220),
     "1M": Work(1_000_000, 128, 1000, 10, 4, _FREE, _BOTH),
-    "10M": Work(10_000_000, 128, 1000, 2, 4, ("coke",), _MANY, budget=440, mapped=True),
+    "10M": Work(10_000_000, 128, 1000, 2, 4, ("coke",), _NORMAL, budget=440, mapped=True),
     "200k": Work(200_000, 128, 1000, 10, None, ("coke", "scikit-learn", *_FREE[1:]), _MANY, repetitions=5),
 }
 
