@@ -26,6 +26,7 @@ GAP = 1e-5  # relative, at which an assignment is good enough where nothing else
 NEAR_ROWS = 2**17  # the most that a search sees
 _NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
+_MOST_LISTED = 64  # clusters of a row, but for problems so small that all can be listed
 _MOST_PAIRS = 2**22  # (row, cluster) of a table
 _FAR = 0.25  # of all rows: a sample, whose sizes are off by some percent, brings duals nearer than that
 _ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
@@ -151,7 +152,7 @@ def assign_within(
             if last or proven <= gap or (exhausted and proven > 0.9 * previous):
                 break
             previous = proven
-        n_listed = min(2 * n_listed, costs.n_clusters)
+        n_listed = min(2 * n_listed, costs.n_clusters, max(_MOST_LISTED, int(_MOST_PAIRS / total)))
         near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
         duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
         if near_rows >= total:
