@@ -88,6 +88,11 @@ class Candidates:
         """K."""
         return len(self.settled_sizes)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no row is settled and no cluster beyond the listed ones."""
+        return self.settled_margin == np.inf and bool(np.isinf(self.beyond).all())
+
     def choose(self, duals: Array) -> Choice:
         """Each kept row's best and second cluster under ``duals`` [K], and the sizes that follow."""
         n_rows = len(self.rows)

@@ -8,6 +8,9 @@ by weak duality. rho_k > 0 raises a cluster that must be filled, rho_k < 0 lower
 concave; its slope in rho_k is what cluster k still lacks, and its curvature counts the rows on the boundary of
 two clusters, which is a graph Laplacian. So Newton's method climbs it in a few steps (for semi-discrete optimal
 transport: Kitagawa, Merigot and Thibert, JEMS 2019); what is left is a handful of rows, for `rounding`.
+
+Amid heavy tails costs differ by many orders of magnitude from cluster to cluster. So a table of all rows and
+clusters, where a dual can go as far as it must, has every cluster's curvature measured at a scale of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from coke.clustering.sizes import SizeBounds
 
 _ROWS_PER_CLUSTER = 10  # boundary rows, at least, behind an estimate of curvature
 _FEW = 256  # clusters whose Laplacian is solved as a full matrix
-_LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e4  # of the mean curvature
+_LEAST_DAMPING, _MOST_DAMPING = 1e-4, 1e4  # of the curvature
+_ONE_BY_ONE = 8  # clusters, where no common step helps
+_OCTAVES = 64  # margins are told apart down to 2^-64 of the largest
 
 
 def slack_term(duals: Array, bounds: SizeBounds) -> float:
@@ -82,8 +87,20 @@ def search_duals(
     damping = _LEAST_DAMPING
     for _ in range(max_steps):
         missing = target_sizes(choice.sizes, duals, bounds) - choice.sizes
-        if np.abs(missing).sum() <= tolerance or damping > _MOST_DAMPING:
+        if np.abs(missing).sum() <= tolerance:
             break
+        if damping > _MOST_DAMPING:
+            if not candidates.is_complete:
+                break
+            before, damping = height, _LEAST_DAMPING
+            for cluster in np.argsort(-np.abs(missing), kind="stable")[:_ONE_BY_ONE].tolist():
+                moved = _alone(candidates, choice, duals, bounds, cluster)
+                next_choice, next_height = look(moved)
+                if next_height > height:
+                    duals, choice, height = moved, next_choice, next_height
+            if not height > before:
+                break
+            continue
         step = _newton_step(candidates, choice, duals, missing, damping)
         moved = duals + np.clip(step, -candidates.settled_margin, candidates.settled_margin)
         moved = np.where(moved * duals < 0, 0.0, moved)  # one bound is let go before the other one is met
@@ -97,6 +114,39 @@ def search_duals(
     return duals, choice
 
 
+def _alone(candidates: Candidates, choice: Choice, duals: Array, bounds: SizeBounds, cluster: int) -> Array:
+    """Duals [K] with the one of ``cluster`` where LB is highest as long as the others stay.
+
+    >>> import torch
+    >>> table = Candidates.of_costs(np.array([[0.0, 8.0], [1.0, 5.0], [0.0, 7.0]]))
+    >>> bounds = SizeBounds(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 3.0]))
+    >>> _alone(table, table.choose(np.zeros(2)), np.zeros(2), bounds, 1).tolist()  # row 1 comes at 4, row 2 at 7
+    [0.0, 5.5]
+    """
+    place, row = np.nonzero(candidates.labels == cluster)
+    weights = np.ones(len(row)) if candidates.weights is None else candidates.weights[row]
+    place, row, weights = place[weights > 0], row[weights > 0], weights[weights > 0]
+    if not len(row):
+        return duals
+    others = choice.best[row] + np.where(choice.column[row] == place, choice.margin[row], 0.0)
+    price = (candidates.costs[place, row] - others) / weights  # a row comes once the dual exceeds it
+    order = price.argsort(kind="stable")
+    price = price[order]
+    held = candidates.settled_sizes[cluster] + np.concatenate([[0.0], weights[order].cumsum()])
+
+    def dual_for(size: float) -> float:
+        ends = np.array([held.searchsorted(size), held.searchsorted(size, side="right")]) - 1
+        return float(price[ends.clip(0, len(price) - 1)].mean())
+
+    lower, upper = float(bounds.lower[cluster]), float(bounds.upper[cluster])
+    found = max(dual_for(lower), 0.0) if held[0] < lower else 0.0
+    if found == 0 and held[-1] > upper:
+        found = min(dual_for(upper), 0.0)
+    moved = duals.copy()
+    moved[cluster] = found
+    return moved
+
+
 def _newton_step(
     candidates: Candidates, choice: Choice, duals: Array, missing: Array, damping: float
 ) -> Array:
@@ -105,34 +155,59 @@ def _newton_step(
     free = (missing != 0) | (duals != 0)
     weights = np.ones(len(candidates.rows)) if candidates.weights is None else candidates.weights
     margin = np.divide(choice.margin, weights, out=np.full(len(weights), np.inf), where=weights > 0)
-    wanted = min(max(4 * np.abs(missing).sum(), _ROWS_PER_CLUSTER * n_clusters), np.isfinite(margin).sum())
-    if not wanted:
+    each = np.flatnonzero(np.isfinite(margin))
+    if not len(each):
         return missing
-    width = max(
-        float(np.partition(margin, int(wanted) - 1)[int(wanted) - 1]), np.finfo(np.float64).tiny * 1e6
-    )
+    first, second = candidates.labels[choice.column[each], each].astype(np.int64), choice.second[each]
+    margin, weights = margin[each], weights[each]
+    if candidates.is_complete:
+        own = _widths(margin, weights, first, second, np.maximum(4 * np.abs(missing), _ROWS_PER_CLUSTER))
+        width = np.sqrt(own[first] * own[second])
+    else:
+        wanted = min(int(max(4 * np.abs(missing).sum(), _ROWS_PER_CLUSTER * n_clusters)), len(each))
+        closest = max(float(np.partition(margin, wanted - 1)[wanted - 1]), np.finfo(np.float64).tiny * 1e6)
+        width = np.full(len(each), closest)
     near = margin <= width
-    first = candidates.labels[choice.column[near], np.flatnonzero(near)]
+    density = weights[near] / (2 * width[near])
+    degree = np.bincount(first[near], density, n_clusters) + np.bincount(second[near], density, n_clusters)
+    least = degree.min(where=degree > 0, initial=degree.max())
+    damped = np.maximum(degree, least) if candidates.is_complete else degree.mean()
     step = np.zeros(n_clusters)
-    step[free] = _solve(first, choice.second[near], weights[near] / (2 * width), damping, missing, free)
+    step[free] = _solve(first[near], second[near], density, degree + damping * damped, missing, free)
     return step
 
 
-def _solve(first: Array, second: Array, density: Array, damping: float, missing: Array, free: Array) -> Array:
-    """(degree + damping - pairs) step = missing, over the free clusters: at once if they are few, else roughly."""
+def _widths(margin: Array, weights: Array, first: Array, second: Array, wanted: Array) -> Array:
+    """The margin that ``wanted`` [K] of each cluster's boundary rows are within, to a power of 2: [K].
+
+    >>> margin, first, second = np.array([1.0, 2.0, 5.0, 100.0]), np.array([0, 0, 0, 2]), np.array([1, 1, 1, 1])
+    >>> _widths(margin, np.ones(4), first, second, np.array([2.0, 3.0, 1.0])).tolist()
+    [4.0, 8.0, 128.0]
+    """
+    exponent = np.frexp(margin)[1]
+    lowest = int(exponent.max()) - _OCTAVES + 1
+    octave = np.maximum(exponent - lowest, 0)
+    n_cells = len(wanted) * _OCTAVES
+    held = np.bincount(first * _OCTAVES + octave, weights, n_cells)
+    held += np.bincount(second * _OCTAVES + octave, weights, n_cells)
+    held = held.reshape(-1, _OCTAVES).cumsum(axis=1)
+    enough = (held >= np.minimum(wanted, held[:, -1])[:, None]).argmax(axis=1)
+    return np.ldexp(1.0, enough + lowest)
+
+
+def _solve(
+    first: Array, second: Array, density: Array, diagonal: Array, missing: Array, free: Array
+) -> Array:
+    """(diagonal - pairs) step = missing, over the free clusters: at once if they are few, else roughly."""
     n_clusters = len(missing)
     if n_clusters <= _FEW:
-        pairs = np.bincount(first.astype(np.int64) * n_clusters + second, density, n_clusters**2)
+        pairs = np.bincount(first * n_clusters + second, density, n_clusters**2)
         pairs = pairs.reshape(n_clusters, n_clusters)
-        pairs = pairs + pairs.T
-        degree = pairs.sum(axis=1)
-        laplacian = np.diag(degree + damping * degree.mean()) - pairs
+        laplacian = np.diag(diagonal) - pairs - pairs.T
         return np.linalg.solve(laplacian[np.ix_(free, free)], missing[free])
     from scipy.sparse import coo_matrix, diags
     from scipy.sparse.linalg import cg
 
-    sparse = coo_matrix((density, (first, second)), shape=(n_clusters, n_clusters)).tocsr()
-    sparse = sparse + sparse.T
-    degree = np.asarray(sparse.sum(axis=1)).ravel()
-    system = (diags(degree + damping * degree.mean()) - sparse)[free][:, free]
+    pairs = coo_matrix((density, (first, second)), shape=(n_clusters, n_clusters)).tocsr()
+    system = (diags(diagonal) - pairs - pairs.T)[free][:, free]
     return cg(system, missing[free], rtol=1e-2, maxiter=100, M=diags(1 / system.diagonal()))[0]
