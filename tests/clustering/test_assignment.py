@@ -81,7 +81,7 @@ def check(found: Assignment, problem: Problem, rounding: float) -> None:
     assert found.lower_bound <= optimum + rounding
     assert problem.dual_bound(found.duals) >= found.lower_bound - rounding  # the duals given prove it
     assert found.gap == relative_gap(found.cost, found.lower_bound) >= 0
-    if found.lower_bound > 0:
+    if found.lower_bound > rounding:
         assert (found.cost - optimum) / optimum <= found.gap + 1e-9
 
 

@@ -128,7 +128,8 @@ def test_rows_that_weigh_nothing_do_not_stop_it(problem: Problem, seed: int) -> 
     weights = problem.weights * (np.random.default_rng(seed).random(len(problem.weights)) < 0.5)
     weights[0] = 1.0
     share = weights.sum() / len(problem.lower)
-    light = Problem(problem.costs, np.full_like(problem.lower, 0.5 * share), problem.upper, weights)
+    lower, upper = np.full_like(problem.lower, 0.5 * share), np.full_like(problem.upper, 2 * share)
+    light = Problem(problem.costs, lower, upper, weights)
     found, _ = search_duals(light.table, light.bounds, np.zeros(len(light.lower)))
     assert np.isfinite(found).all()
     assert light.dual_bound(found) >= light.dual_bound(np.zeros(len(found))) - 1e-11 * light.scale

@@ -42,10 +42,12 @@ def test_near_rows_give_the_best_that_they_allow(
     allowed = np.zeros(problem.costs.shape, dtype=bool)
     allowed[np.arange(len(labels)), labels] = True
     allowed[table.rows, table.labels] = True
-    forbidden = 10 * problem.scale + 10
+    forbidden = problem.costs.max() + (len(labels) + 1) * (
+        np.ptp(problem.costs) + 1
+    )  # more than all can save
     rough = Problem(np.where(allowed, problem.costs, forbidden), problem.lower, problem.upper)
     optimum = rough.optimum()
-    if optimum > problem.scale:  # a forbidden pair is in it
+    if optimum >= forbidden + (len(labels) - 1) * problem.costs.min():  # a forbidden pair is in it
         assert problem.excess(labels) > 0
         return
     assert problem.excess(labels) <= 0
