@@ -47,10 +47,11 @@ def check_parameters(estimator: ConstrainedKMeans) -> None:
         raise ConfigError(f"n_init must be 'auto' or a whole number of at least 1, got {n_init!r}")
     for name in ("tol", "gap"):
         value = getattr(estimator, name)
-        if isinstance(value, str) or not value >= 0:
-            raise ConfigError(f"{name} must not be negative, got {value!r}")
-    if estimator.block_rows is not None and estimator.block_rows < 1:
-        raise ConfigError(f"block_rows must be at least 1, or None, got {estimator.block_rows!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
+            raise ConfigError(f"{name} must be a number and not negative, got {value!r}")
+    block_rows = estimator.block_rows
+    if block_rows is not None and (not isinstance(block_rows, int | np.integer) or block_rows < 1):
+        raise ConfigError(f"block_rows must be a whole number of at least 1, or None, got {block_rows!r}")
 
 
 def open_rows(estimator: ConstrainedKMeans, X: Any, *, reset: bool) -> Vectors:

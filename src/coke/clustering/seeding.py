@@ -42,8 +42,12 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
         weights = torch.ones_like(rows[:, 0]) if sample.sample_weight is None else sample.sample_weight
         if init == "random":
             share = (weights / weights.sum()).cpu().numpy()
-            drawn = torch.from_numpy(random.choice(len(rows), n_clusters, replace=False, p=share))
-            return rows[drawn.to(rows.device)].clone()
+            n_weighing = int(np.count_nonzero(share))
+            drawn = random.choice(len(rows), min(n_clusters, n_weighing), replace=False, p=share)
+            if n_weighing < n_clusters:
+                rest = random.permutation(np.flatnonzero(share == 0))
+                drawn = np.concatenate([drawn, rest[: n_clusters - n_weighing]])
+            return rows[torch.from_numpy(drawn).to(rows.device)].clone()
         step = max(1, len(rows) // max(_LEAST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
         return rows[::step][spread_rows(rows[::step], n_clusters, weights[::step], random)].clone()
     if callable(init):

@@ -182,8 +182,8 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 def usable_device(device: Any) -> torch.device:
     """The device asked for; `ConfigError` where torch cannot use it here."""
-    wanted = torch.device("cpu" if device is None else device)
     try:
+        wanted = torch.device("cpu" if device is None else device)
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
