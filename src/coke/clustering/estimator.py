@@ -162,7 +162,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             if best is None or found.assignment.cost < best.assignment.cost:
                 best = found
         assert best is not None
-        self._keep(best, vectors)
+        self._keep(best, vectors, weights[0])
         return self
 
     def predict(self, X: Any) -> Any:
@@ -235,18 +235,22 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one batch [B, D] of a stream: the online method, with duals kept and ratios as soft bounds.
 
-        The first batch needs at least K rows. ``labels_`` are the batch's; ``counts_`` count the stream, and
-        ``violation_`` says which share of its rows is missing from clusters below their minimum or too many in
-        those above their maximum. Sizes given as counts have no meaning in a stream of unknown length.
+        After ``fit`` the stream goes on from its centers, duals and counts; else its first batch needs at least K
+        rows. ``labels_`` and ``inertia_`` are the batch's; ``counts_`` count all rows, and ``violation_`` says
+        which share of them is missing from clusters below their minimum or too many in those above their
+        maximum. Sizes given as counts have no meaning in a stream of unknown length.
 
         Raises:
             BoundsError: ``min_size`` or ``max_size`` is set, or the first batch is too small.
+            ConfigError: ``n_clusters`` or ``metric`` is another than when the stream began.
         """
         check_parameters(self)
         first = not hasattr(self, "_stream")
         vectors = open_rows(self, X, reset=first)
         if first:
             self._stream = Stream.begin(self, vectors, check_random_state(shared_seed(self.random_state)))
+        else:
+            self._stream.follow(self)
         weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
         labels, cost = self._stream.take(vectors, weights)
         stream = self._stream
@@ -255,10 +259,11 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         self.duals_ = self._same(torch.from_numpy(stream.duals), vectors)
         self.labels_ = self._same(labels, vectors)
         self.inertia_, self.violation_, self.n_steps_ = cost, stream.violation, stream.n_steps
+        self._forget("lower_bound_", "gap_", "n_iter_")
         self._n_features_out = self.n_clusters
         return self
 
-    def _keep(self, best: Fit, vectors: Vectors) -> None:
+    def _keep(self, best: Fit, vectors: Vectors, sample_weight: Tensor | None) -> None:
         """Turn what was found into the fitted attributes."""
         found = best.assignment
         counts = count_labels(found.labels, self.n_clusters)
@@ -276,6 +281,16 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         self.duals_ = self._same(torch.from_numpy(found.duals), vectors)
         self.inertia_, self.lower_bound_, self.gap_ = found.cost, found.lower_bound, found.gap
         self.n_iter_, self._n_features_out = best.n_iterations, self.n_clusters
+        self._weights = counts.double()  # what a stream goes on from
+        if sample_weight is not None:
+            sums = torch.bincount(found.labels, sample_weight, self.n_clusters)
+            self._weights = distributed.sum_over_processes(sums)
+        self._forget("_stream", "violation_", "n_steps_")
+
+    def _forget(self, *names: str) -> None:
+        """Let go of what has been found in another way, and is no longer true."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     def _nearest(self, X: Any, sample_weight: Any = None) -> tuple[Tensor, float]:
         check_is_fitted(self)

@@ -28,7 +28,7 @@ from coke.clustering.seeding import starting_centers
 from coke.clustering.sizes import SizeBounds, resolve_bounds
 from coke.clustering.sweep import Focus, sweep
 from coke.clustering.vectors import Vectors
-from coke.errors import BoundsError
+from coke.errors import BoundsError, ConfigError
 
 if TYPE_CHECKING:
     from coke.clustering.estimator import ConstrainedKMeans
@@ -64,28 +64,33 @@ class Stream:
 
     @classmethod
     def begin(cls, estimator: ConstrainedKMeans, vectors: Vectors, random: Any) -> Stream:
-        """Start from the first batch, or from the centers that the estimator has."""
-        if estimator.min_size is not None or estimator.max_size is not None:
-            raise BoundsError(
-                "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio and "
-                "max_size_ratio"
-            )
-        n_clusters = estimator.n_clusters
-        ratios = {name: getattr(estimator, name) for name in ("min_size_ratio", "max_size_ratio")}
-        share = resolve_bounds(1.0, n_clusters, **ratios)
+        """Start from the first batch, or go on from what the estimator was fitted to."""
+        n_clusters, share = estimator.n_clusters, _share(estimator)
         if hasattr(estimator, "cluster_centers_"):
-            centers = estimator._centers(vectors)
-        else:
-            if vectors.n_rows < n_clusters:
-                raise BoundsError(
-                    f"n_samples={vectors.n_rows} should be >= n_clusters={n_clusters} in the first batch of a stream"
-                )
-            rows = look_at(vectors, n_clusters, metric=estimator.metric, seed=random.randint(2**31))
-            centers = starting_centers(estimator.init, rows.sample, n_clusters, random)
-        zeros = np.zeros(n_clusters)
-        return cls(
-            centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros.copy(), share, estimator.metric
+            centers, known = estimator._centers(vectors), (estimator.counts_, estimator.duals_)
+            counts, duals = (torch.as_tensor(values).cpu().double().numpy() for values in known)
+            weights = estimator._weights.to(centers.device)
+            return cls(centers, counts, weights, duals, share, estimator.metric, estimator.inertia_)
+        if vectors.n_rows < n_clusters:
+            raise BoundsError(
+                f"n_samples={vectors.n_rows} should be >= n_clusters={n_clusters} in the first batch of a stream"
+            )
+        rows = look_at(vectors, n_clusters, metric=estimator.metric, seed=random.randint(2**31))
+        centers, zeros = (
+            starting_centers(estimator.init, rows.sample, n_clusters, random),
+            np.zeros(n_clusters),
         )
+        return cls(centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros, share, estimator.metric)
+
+    def follow(self, estimator: ConstrainedKMeans) -> None:
+        """Take on ratios set anew; raise `ConfigError` where the number of clusters or the metric has changed."""
+        for name, value in (("n_clusters", len(self.duals)), ("metric", self.metric)):
+            if getattr(estimator, name) != value:
+                raise ConfigError(
+                    f"{name}={getattr(estimator, name)!r}, but the stream began with {value!r}: set it back, or begin "
+                    "anew with a clone of the estimator"
+                )
+        self.share = _share(estimator)
 
     @property
     def violation(self) -> float:
@@ -127,3 +132,14 @@ class Stream:
             length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
             moved = torch.where(length > 1e-12, moved / length.clamp_min(1e-12), self.centers)
         self.centers = torch.where(received[:, None] > 0, moved, self.centers)
+
+
+def _share(estimator: ConstrainedKMeans) -> SizeBounds:
+    """What the estimator's ratios make of a single row."""
+    if estimator.min_size is not None or estimator.max_size is not None:
+        raise BoundsError(
+            "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio and "
+            "max_size_ratio"
+        )
+    ratios = {name: getattr(estimator, name) for name in ("min_size_ratio", "max_size_ratio")}
+    return resolve_bounds(1.0, estimator.n_clusters, **ratios)
