@@ -28,16 +28,19 @@ from coke.clustering.assignment import (
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.centers import CenterSums
 from coke.clustering.dual import off_target, search_duals
+from coke.clustering.rounding import round_to_bounds
 from coke.clustering.rows import Rows
 from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
 
 _NEAR_PER_CLUSTER = 20  # near rows, at first
 _FEWEST_NEAR = 4  # near rows per cluster, where little was off before
+_LEAST_NEAR = 2**10  # of any table: so few cost nothing
 _LISTED = 4  # clusters of a near row: enough for small corrections
 _CLOSE_ENOUGH = 0.002  # of all rows may be off their target while centers still move
 _TOO_FAR = 0.03  # of all rows: beyond it the iteration sweeps again before it moves its centers
 _MOST_SWEEPS = 4  # of one iteration
+_FEW_ROWS, _FEW_WRONG = 2**14, 2**10  # in all, and off target: those are moved at once, before centers follow
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +101,7 @@ def lloyd(
             duals, choice = search_duals(table, bounds, duals, tolerance=_CLOSE_ENOUGH * rows.total_size)
             off = off_target(choice.sizes, duals, bounds)
             far = off > _TOO_FAR * rows.total_size
-            near_rows = int(max(_FEWEST_NEAR * len(centers), 4 * wrong, 4 * near_rows * far))
+            near_rows = int(max(_FEWEST_NEAR * len(centers), _LEAST_NEAR, 4 * wrong, 4 * near_rows * far))
             near_rows = min(near_rows, NEAR_ROWS)
             reach = next_reach(choice.margin, table.settled_margin, near_rows)
             if not far:
@@ -107,7 +110,10 @@ def lloyd(
             if off > rows.sample.noise(len(centers)) * rows.total_size and turn < _MOST_SWEEPS - 1:
                 duals, reach = rows.bring_near(centers, bounds)(duals, near_rows)
         if not free:
-            _correct(rows, sums, labels, table, choice.column)
+            column = choice.column
+            if 0 < off <= _FEW_WRONG and rows.n_total <= _FEW_ROWS and rows.size_weight is None:
+                column, _ = round_to_bounds(table, bounds, duals)
+            _correct(rows, sums, labels, table, column)
         moved, weights, gain = sums.centers(centers)
         if not free:
             duals = follow(duals, choice.sizes, (gain * weights).cpu().numpy())
@@ -116,7 +122,7 @@ def lloyd(
         centers = moved
         if progress is not None:
             progress(f"iteration {n_done}: {n_changed:,} labels changed, centers moved by {shift:.3g}")
-        if shift <= tolerance or n_changed == 0:
+        if shift <= tolerance or (free and n_changed == 0):  # bounds may move rows that the sweep left
             converged = True
             break
     assignment = assign_within(
