@@ -276,7 +276,7 @@ BAD = [
     (["rows.npy"], "--k is missing"),
     (["rows.npy", "--k", "3", "--seed", "-1"], "--seed must lie in"),
     (["rows.npy", "--k", "3", "--max-iter", "0"], "max_iter must be"),
-    (["rows.npy", "--k", "3", "--tol", "-1"], "tol must not be negative"),
+    (["rows.npy", "--k", "3", "--tol", "-1"], "tol must be a number and not negative"),
     (["rows.npy", "--k", "3", "--n-init", "0"], "n_init must be"),
     (["rows.npy", "--k", "3", "--device", "abacus"], "'abacus'"),
     (["rows.npy", "--k", "3", "--column", "x"], "only parquet does"),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Problem, any_problems, duals_of, problems, seeds, truncated, weighted_problems
 
-from coke.clustering.dual import off_target, recentre, search_duals, slack_term, target_sizes
+from coke.clustering.dual import close_ranks, off_target, recentre, search_duals, slack_term, target_sizes
 from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus
 
@@ -108,6 +108,28 @@ def test_where_no_row_wavers_the_search_ends_at_the_optimum(problem: Problem) ->
     assert problem.cost(choice.column) == pytest.approx(problem.optimum(), abs=1e-9 * problem.scale)
 
 
+@settings(max_examples=80)
+@given(any_problems, seeds)
+def test_ranks_are_closed_without_loss(problem: Problem, seed: int) -> None:
+    """Duals that are further apart than any row's costs: closer ones bound as much, and are preferred alike."""
+    random = np.random.default_rng(seed)
+    weights = np.ones(len(problem.costs)) if problem.weights is None else problem.weights
+    span = np.ptp(problem.costs, axis=1)[weights > 0] / weights[weights > 0]
+    widest = float(span.max())
+    duals = random.normal(size=len(problem.lower)) * (widest + 1e-3) * 10.0 ** random.integers(-1, 4)
+    closed = close_ranks(duals, widest)
+    assert (np.argsort(closed, kind="stable") == np.argsort(duals, kind="stable")).all() or widest == 0
+    assert np.ptp(closed) <= 2 * widest * (len(duals) - 1) * (1 + 1e-9) + 1e-12 * np.abs(duals).max()
+    rounding = 1e-12 * (problem.scale + problem.total * np.abs(duals).max())
+    assert problem.dual_bound(closed) >= problem.dual_bound(duals) - rounding
+    if widest > 0:
+        before, after = problem.table.choose(duals), problem.table.choose(closed)
+        clear = before.margin > rounding
+        assert (before.column[clear] == after.column[clear]).all()
+    near = np.sort(random.random(len(duals)) * widest)
+    assert close_ranks(near, widest) is near
+
+
 def test_by_hand() -> None:
     bounds = sizes_between([2, 0, 1], [6, 3, 6])
     duals = np.array([1.0, -2.0, 0.0])
@@ -118,6 +140,9 @@ def test_by_hand() -> None:
     assert recentre(np.array([3.0, 5.0]), sizes_between([1, 1], [9, 9]), 9.0).tolist() == [0.0, 2.0]
     # A maximum alone: none is worth raising.
     assert recentre(np.array([3.0, 5.0]), sizes_between([0, 0], [5, 5]), 9.0).tolist() == [-2.0, 0.0]
+    # Sums of weights are not exact: maxima that are too small by rounding are maxima alone still.
+    thirds = np.array([0.1, 0.2, 0.3]).sum() - 1e-16
+    assert recentre(np.array([3.0, 5.0]), sizes_between([0, 0], [thirds / 2] * 2), thirds + 1e-15).max() == 0
     # Minima that take everything: any shift upwards is as good, downwards it is not.
     assert recentre(np.array([3.0, 5.0]), sizes_between([4, 5], [9, 9]), 9.0).min() >= 0
 

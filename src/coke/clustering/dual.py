@@ -61,10 +61,40 @@ def recentre(duals: Array, bounds: SizeBounds, total: float) -> Array:
     below = np.concatenate([[0.0], np.cumsum(upper[order])])
     above = np.concatenate([np.cumsum(lower[order][::-1])[::-1], [0.0]])
     slopes = below + above - total  # [K + 1]: with the j lowest duals below 0 and the others above
-    n_below = int(np.argmax(slopes >= 0))
+    n_below = min(int((slopes < 0).sum()), len(duals))  # K + 1: sum U = total, but for rounding of weights
     if n_below == 0:  # sum L = total: no cluster may fall below 0, beyond that no shift matters
-        return duals - min(duals.min(initial=0.0), 0.0)
+        return duals - duals.min(initial=np.inf)
     return duals - duals[order[n_below - 1]]
+
+
+def close_ranks(duals: Array, widest: float) -> Array:
+    """Duals without a distance that no row can bridge, where sizes of 0 or N would let them drift apart for ever.
+
+    Where the costs of a row, over its size weight, span at most ``widest``, no row goes to a cluster whose dual
+    is lower than another one by more than that. So those below such a distance hold none, and to raise them, as
+    long as they hold none, lowers LB by nothing: L_k and U_k are not negative. Twice that is left, for rounding.
+
+    >>> close_ranks(np.array([0.0, 90.0, 1.0]), 2.0).tolist()
+    [85.0, 90.0, 86.0]
+    """
+    order = np.argsort(duals, kind="stable")
+    steps = np.diff(duals[order])
+    if not (steps > 2 * widest).any():
+        return duals
+    closed = np.empty_like(duals)
+    excess = np.maximum(steps - 2 * widest, 0.0)
+    closed[order] = duals[order] + np.append(excess[::-1].cumsum()[::-1], 0.0)
+    return closed
+
+
+def _widest(candidates: Candidates) -> float:
+    """The widest span of a row's costs over its size weight, where they are all there: see `close_ranks`."""
+    if not candidates.is_complete:
+        return np.inf
+    span = candidates.costs.max(axis=0) - candidates.costs.min(axis=0)
+    if candidates.weights is not None:
+        span = np.divide(span, candidates.weights, out=np.zeros(len(span)), where=candidates.weights > 0)
+    return float(span.max(initial=0.0))
 
 
 def search_duals(
@@ -82,7 +112,8 @@ def search_duals(
         choice = candidates.choose(at)
         return choice, candidates.reduced_cost(choice, at) + slack_term(at, bounds)
 
-    duals = recentre(duals, bounds, total)
+    widest = _widest(candidates)
+    duals = recentre(close_ranks(duals, widest), bounds, total)
     choice, height = look(duals)
     damping = _LEAST_DAMPING
     for _ in range(max_steps):
@@ -104,7 +135,7 @@ def search_duals(
         step = _newton_step(candidates, choice, duals, missing, damping)
         moved = duals + np.clip(step, -candidates.settled_margin, candidates.settled_margin)
         moved = np.where(moved * duals < 0, 0.0, moved)  # one bound is let go before the other one is met
-        moved = recentre(moved, bounds, total)
+        moved = recentre(close_ranks(moved, widest), bounds, total)
         next_choice, next_height = look(moved)
         promised = float(missing @ (moved - duals))
         gain = (next_height - height) / promised if promised > 0 else float(next_height > height)
@@ -126,7 +157,7 @@ def _alone(candidates: Candidates, choice: Choice, duals: Array, bounds: SizeBou
     place, row = np.nonzero(candidates.labels == cluster)
     weights = np.ones(len(row)) if candidates.weights is None else candidates.weights[row]
     place, row, weights = place[weights > 0], row[weights > 0], weights[weights > 0]
-    if not len(row):
+    if not len(row) or candidates.n_clusters == 1:
         return duals
     others = choice.best[row] + np.where(choice.column[row] == place, choice.margin[row], 0.0)
     price = (candidates.costs[place, row] - others) / weights  # a row comes once the dual exceeds it
