@@ -64,12 +64,12 @@ class CenterSums:
 
         former: -1 where a row was nowhere before.
         """
-        values = unit_rows(rows) if self.metric == COSINE else rows.double()
+        values = unit_rows(rows) if self.metric == COSINE else rows.to(torch.float64, copy=True)
         if self.shift is not None:
-            values = values - self.shift
+            values.sub_(self.shift)
         if weights is not None:
-            values = values * weights[:, None]
-        values = (values / self.grid).round_().mul_(self.grid)
+            values.mul_(weights[:, None])
+        values.div_(self.grid).round_().mul_(self.grid)
         masses = torch.ones_like(values[:, 0]) if weights is None else weights
         masses = (masses / self.weight_grid).round_().mul_(self.weight_grid)
         self.sums.index_add_(0, clusters, values)

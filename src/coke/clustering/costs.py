@@ -212,8 +212,8 @@ def exact_costs(rows: Tensor, centers: Tensor, metric: str = EUCLIDEAN) -> Tenso
     1.0
     """
     if metric == COSINE:
-        return (unit_rows(rows) - centers).square().sum(-1) / 2
-    return (rows.double() - centers).square().sum(-1)
+        return (unit_rows(rows) - centers).square_().sum(-1) / 2
+    return torch.sub(rows, centers).square_().sum(-1)  # float64, as the centers are
 
 
 def unit_rows(rows: Tensor) -> Tensor:

@@ -144,8 +144,8 @@ def _draw(
     columns += [weight[at] for weight in (sample_weight, size_weight) if weight is not None]
     gathered = list(distributed.gather_uneven(tuple(columns)))
     rows = gathered.pop(0)
-    mean = rows.mean(0)
-    needed = metric != COSINE and bool(mean.square().sum() > 0.25 * (rows - mean).square().mean(0).sum())
+    variance, mean = torch.var_mean(rows, 0, correction=0)
+    needed = metric != COSINE and bool(mean.square().sum() > 0.25 * variance.sum())
     weight = None if sample_weight is None else gathered.pop(0)
     size = None if size_weight is None else gathered.pop(0)
     share = (float(wanted) if size is None else float(size.sum())) / total_size
@@ -161,8 +161,10 @@ def _check_pass(
     for start, rows in vectors.blocks(block_rows):
         if error is not None:
             break
-        values = rows.double() if shift is None else rows.double() - shift
-        top = values.abs().amax()
+        low, high = rows.amin(0).double(), rows.amax(0).double()
+        if shift is not None:
+            low, high = low - shift, high - shift
+        top = torch.maximum(low.abs(), high.abs()).amax()
         if not bool(torch.isfinite(top)):
             error = _not_finite(vectors, rows, first_row + start)
         elif metric == COSINE and bool((zero := (rows == 0).all(1)).any()):

@@ -46,7 +46,7 @@ class Sample:
     @property
     def variance(self) -> float:
         """The rows' variance, averaged over features."""
-        return float((self.rows - self.rows.mean(0)).square().mean())
+        return float(self.rows.var(0, correction=0).mean())
 
     def noise(self, n_clusters: int) -> float:
         """By which share of all rows sizes are typically off under duals that fit the sample, and never quite 0."""
