@@ -63,9 +63,9 @@ def drawn_costs(draw: Any) -> tuple[Costs, np.ndarray, np.ndarray | None]:
     return costs, matrix_of(rows, centers, metric, weight), size
 
 
-def scores_of(block: CostBlock, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scores_of(costs: Costs, block: CostBlock, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     out = torch.empty(len(block), len(duals))
-    tolerance = block.scores(torch.from_numpy(duals), out)
+    tolerance = block.scores(costs.lift(torch.from_numpy(duals)), out)
     return out.double().numpy(), tolerance.double().numpy()
 
 
@@ -83,7 +83,7 @@ def test_scores_are_within_their_tolerance(
     for block in costs.blocks(block_rows):
         assert block.start == n_seen
         part = reduced[n_seen : n_seen + len(block)]
-        scores, tolerance = scores_of(block, duals)
+        scores, tolerance = scores_of(costs, block, duals)
         off = (scores[:, :, None] - scores[:, None]) + (part[:, :, None] - part[:, None])
         rounding = 1e-14 * np.abs(matrix).max()  # of the oracle, in float64
         assert (np.abs(off).max((1, 2)) <= 2 * tolerance + rounding).all()
@@ -121,7 +121,7 @@ def test_the_tolerance_knows_what_float32_cannot_hold(scale: float) -> None:
     random = np.random.default_rng(0)
     rows, centers = random.normal(size=(300, 6)) * scale, random.normal(size=(30, 6)) * scale
     costs = DistanceCosts(open_vectors(rows), torch.from_numpy(centers))
-    scores, tolerance = scores_of(next(costs.blocks(300)), np.zeros(30))
+    scores, tolerance = scores_of(costs, next(costs.blocks(300)), np.zeros(30))
     distances = ((rows[:, None] - centers[None]) ** 2).sum(-1)
     clear = np.abs(scores[:, :, None] - scores[:, None]) > 2 * tolerance[:, None, None]
     order = (scores[:, :, None] > scores[:, None])[clear]
@@ -134,7 +134,7 @@ def test_the_tolerance_knows_what_float32_cannot_hold(scale: float) -> None:
 def test_given_costs_beyond_float32(size: float) -> None:
     costs = size * np.random.default_rng(0).normal(size=(20, 5))
     block = next(MatrixCosts(torch.from_numpy(costs)).blocks(20))
-    scores, tolerance = scores_of(block, np.zeros(5))
+    scores, tolerance = scores_of(block.costs, block, np.zeros(5))
     assert np.isfinite(scores).all()
     assert (tolerance > 2.0**-25 * np.abs(costs).max(1)).all()
     assert np.isfinite(tolerance).all() == (size < 1e38)

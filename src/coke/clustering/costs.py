@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,21 @@ _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in f
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
+@dataclass(frozen=True, eq=False)
+class Lift:
+    """Duals as scores take them, made once for all blocks.
+
+    Attributes:
+        duals: float64 [K].
+        bias: float32 [K] that the scores of every row get.
+        highest: the largest absolute dual, times the largest size weight.
+    """
+
+    duals: Tensor
+    bias: Tensor
+    highest: float
+
+
 class CostBlock(ABC):
     """Rows ``start`` ... ``start + len - 1`` of a process and their costs."""
 
@@ -35,7 +51,11 @@ class CostBlock(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+    def part(self, rows: slice) -> CostBlock:
+        """Some rows of the block, one after the other."""
+
+    @abstractmethod
+    def scores(self, lift: Lift, out: Tensor) -> Tensor:
         """Write minus the reduced costs, but for a constant of each row, to ``out`` [b, K]; tolerance [b].
 
         A score is off by no more than its row's tolerance.
@@ -60,6 +80,16 @@ class Costs(ABC):
     """Number of the process's first row among all rows."""
     size_weight: Tensor | None = None
     """float64 [N] that sizes add up, or None for 1."""
+
+    def lift(self, duals: Tensor) -> Lift:
+        """What `CostBlock.scores` takes for duals, float64 [K]."""
+        highest = float(duals.abs().max())
+        if self.size_weight is not None:
+            highest *= float(self.size_weight.max())
+        return Lift(duals, self._bias(duals).float(), highest)
+
+    def _bias(self, duals: Tensor) -> Tensor:
+        return duals
 
     @abstractmethod
     def blocks(self, block_rows: int) -> Iterator[CostBlock]:
@@ -98,6 +128,14 @@ class DistanceCosts(Costs):
         precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
         self.unit = _UNIT_ROUNDING[precision]
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows differ in what a dual or a distance counts for."""
+        return self.sample_weight is not None or self.size_weight is not None
+
+    def _bias(self, duals: Tensor) -> Tensor:
+        return -self.squares if self.is_weighted else duals - self.squares
+
     def blocks(self, block_rows: int) -> Iterator[CostBlock]:
         """All rows in order."""
         for start, rows in self.vectors.blocks(block_rows):
@@ -116,7 +154,11 @@ class DistanceBlock(CostBlock):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+    def part(self, rows: slice) -> DistanceBlock:
+        """See `CostBlock`."""
+        return DistanceBlock(self.costs, self.start + rows.start, self.rows[rows])
+
+    def scores(self, lift: Lift, out: Tensor) -> Tensor:
         """See `CostBlock`."""
         costs = self.costs
         rows = self.rows
@@ -125,27 +167,20 @@ class DistanceBlock(CostBlock):
         elif costs.shift is not None:
             rows = rows.double() - costs.shift
         rough = rows.float()
-        lift = duals - costs.squares
-        if self.weights is None and costs.size_weight is None:
-            torch.addmm(lift.float(), rough, costs.columns, out=out)
-        else:
-            torch.addmm(-costs.squares.float(), rough, costs.columns, out=out)
-            if self.weights is not None:
-                out.mul_(self.weights.float()[:, None])
-            if costs.size_weight is None:
-                out.add_(duals.float())
-            else:
-                sizes = costs.size_weight[self.start : self.start + len(rows)]
-                out.addcmul_(sizes.float()[:, None], duals.float())
+        torch.addmm(lift.bias, rough, costs.columns, out=out)
+        if self.weights is not None:
+            out.mul_(self.weights.float()[:, None])
+        if costs.size_weight is not None:
+            sizes = costs.size_weight[self.start : self.start + len(rows)]
+            out.addcmul_(sizes.float()[:, None], lift.duals.float())
+        elif costs.is_weighted:
+            out.add_(lift.duals.float())
         length = torch.linalg.vector_norm(rough, dim=1)
         n_terms = rough.shape[1] + 8
         bound = 2 * costs.scale * n_terms * costs.longest * length + 8 * costs.scale * costs.longest**2
         if self.weights is not None:
             bound = bound * self.weights.float()
-        highest = float(duals.abs().max())
-        if costs.size_weight is not None:
-            highest *= float(costs.size_weight.max())
-        return costs.unit * (bound + 8 * highest + _UNDERFLOW * n_terms * (1 + length))
+        return costs.unit * (bound + 8 * lift.highest + _UNDERFLOW * n_terms * (1 + length))
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
         """See `CostBlock`."""
@@ -185,13 +220,17 @@ class MatrixBlock(CostBlock):
     def __len__(self) -> int:
         return len(self.cost)
 
-    def scores(self, duals: Tensor, out: Tensor) -> Tensor:
+    def part(self, rows: slice) -> MatrixBlock:
         """See `CostBlock`."""
-        lift = duals[None, :]
+        return MatrixBlock(self.costs, self.start + rows.start, self.cost[rows])
+
+    def scores(self, lift: Lift, out: Tensor) -> Tensor:
+        """See `CostBlock`."""
+        raised = lift.duals[None, :]
         if self.costs.size_weight is not None:
-            lift = lift * self.costs.size_weight[self.start : self.start + len(self.cost), None]
-        out.copy_((lift - self.cost).clamp_(-_LARGEST, _LARGEST))
-        size = self.cost.abs().amax(1).double() + lift.abs().amax(1)
+            raised = raised * self.costs.size_weight[self.start : self.start + len(self.cost), None]
+        out.copy_((raised - self.cost).clamp_(-_LARGEST, _LARGEST))
+        size = self.cost.abs().amax(1).double() + raised.abs().amax(1)
         return torch.where(size < _LARGEST, 2.0**-22 * size, torch.inf).float()
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:

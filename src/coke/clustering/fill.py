@@ -17,8 +17,9 @@ from torch import Tensor
 from coke import distributed
 from coke.clustering.candidates import Array
 from coke.clustering.costs import Costs
+from coke.clustering.scorer import exactly_best
 from coke.clustering.sizes import SizeBounds
-from coke.clustering.sweep import default_block_rows, exactly_best
+from coke.clustering.sweep import default_block_rows
 
 _PRICED_PASSES = 8  # then rows go to the cluster that lacks most, so that no data can make it endless
 _OFFERS = 4  # clusters that a row offers to go to, in one pass
@@ -78,6 +79,7 @@ def _offers(
     giving, taking = torch.from_numpy(give).to(costs.device), torch.from_numpy(take).to(costs.device)
     n_offers = 1 if forced else min(_OFFERS, int(take.sum()))
     none = torch.zeros(costs.n_clusters, dtype=torch.float64, device=costs.device)
+    lift = costs.lift(none)
     buffer = torch.empty(block_rows, costs.n_clusters, device=costs.device)
     held: list[tuple[Tensor, ...]] = []
     n_held = 0
@@ -88,10 +90,11 @@ def _offers(
         if not len(rows):
             continue
         scores = buffer[: len(block)]
-        tolerance = block.scores(none, scores)[rows]
+        tolerance = block.scores(lift, scores)[rows]
         scores[:, ~taking] = -torch.inf
-        least = scores[rows].topk(n_offers, dim=1).values[:, -1] - 2 * tolerance
-        goals = exactly_best(block, scores, none, rows, least, n_offers)
+        own_scores = scores[rows]
+        least = own_scores.topk(n_offers, dim=1).values[:, -1] - 2 * tolerance
+        goals = exactly_best(block, own_scores, none, rows, least, n_offers)
         from_ = own[rows]
         price = block.exact(rows.repeat_interleave(n_offers), goals.reshape(-1)).view(goals.shape)
         price = price - block.exact(rows, from_)[:, None]

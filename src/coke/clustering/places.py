@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.costs import COSINE, DistanceBlock, DistanceCosts, unit_rows
+from coke.clustering.costs import COSINE, DistanceBlock, DistanceCosts, Lift, unit_rows
 from coke.clustering.files import PLACE
 from coke.clustering.sweep import default_block_rows
 from coke.clustering.vectors import Vectors
@@ -50,7 +50,7 @@ def places(
     else:
         shift = centers.mean(0)  # an origin near the data, for what float32 resolves
     costs = DistanceCosts(vectors, centers, metric, shift)
-    duals = torch.zeros(len(centers), dtype=torch.float64, device=vectors.device)
+    lift = costs.lift(torch.zeros_like(centers[:, 0]))
     block_rows = block_rows or min(default_block_rows(len(centers), vectors.device), _MOST_ROWS)
     scores = torch.empty(min(block_rows, vectors.n_rows), len(centers), device=vectors.device)
     for start, values in vectors.blocks(block_rows):
@@ -63,19 +63,19 @@ def places(
         if len(centers) == 1:
             found["margin"], found["second"] = np.inf, -1
         else:
-            second, other = _nearest_other(block, own, duals, scores[: len(block)], metric)
+            second, other = _nearest_other(block, own, lift, scores[: len(block)], metric)
             found["margin"], found["second"] = (other - distance).cpu(), second.cpu()
         yield found
 
 
 def _nearest_other(
-    block: DistanceBlock, own: Tensor, duals: Tensor, scores: Tensor, metric: str
+    block: DistanceBlock, own: Tensor, lift: Lift, scores: Tensor, metric: str
 ) -> tuple[Tensor, Tensor]:
     """For each row the nearest cluster that is not its own, and its distance: [b] twice.
 
     Float32 scores say which clusters can be it, exact distances which is.
     """
-    tolerance = block.scores(duals, scores)
+    tolerance = block.scores(lift, scores)
     scores.scatter_(1, own[:, None], -torch.inf)
     least = scores.amax(1) - 2 * tolerance
     second = torch.full_like(own, scores.shape[1])
