@@ -49,8 +49,11 @@ class Sample:
         return float(self.rows.var(0, correction=0).mean())
 
     def noise(self, n_clusters: int) -> float:
-        """By which share of all rows sizes are typically off under duals that fit the sample, and never quite 0."""
-        return max(0.03, float(np.sqrt(n_clusters / len(self.rows) * max(1 - self.share, 0))))
+        """By which share of all rows sizes are typically off under duals that fit the sample, and never quite 0.
+
+        Half of what drawing makes of all sizes, about, since only those held at a bound count.
+        """
+        return max(0.02, 0.5 * float(np.sqrt(n_clusters / len(self.rows) * max(1 - self.share, 0))))
 
     def fit_duals(
         self, centers: Tensor, bounds: SizeBounds, duals: Array, near: float, *, max_rounds: int = 6
