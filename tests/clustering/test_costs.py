@@ -65,7 +65,9 @@ def drawn_costs(draw: Any) -> tuple[Costs, np.ndarray, np.ndarray | None]:
 
 def scores_of(costs: Costs, block: CostBlock, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     out = torch.empty(len(block), len(duals))
-    tolerance = block.scores(costs.lift(torch.from_numpy(duals)), out)
+    lift = costs.lift(torch.from_numpy(duals))
+    block.scores(lift, out)
+    tolerance = block.tolerance(lift)
     return out.double().numpy(), tolerance.double().numpy()
 
 

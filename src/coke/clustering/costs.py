@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ EUCLIDEAN, COSINE = "euclidean", "cosine"
 _EXACT_VALUES = {True: 2**19, False: 2**26}  # at a time, by whether it is a CPU, whose cache they should fit
 _LARGEST = 2.0**126  # in float32, with room for a difference
 _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
+_EVERY = slice(None)
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
@@ -51,15 +53,12 @@ class CostBlock(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def part(self, rows: slice) -> CostBlock:
-        """Some rows of the block, one after the other."""
+    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
+        """Write minus the reduced costs of some rows, but for a constant of each row, to ``out`` [rows, K]."""
 
     @abstractmethod
-    def scores(self, lift: Lift, out: Tensor) -> Tensor:
-        """Write minus the reduced costs, but for a constant of each row, to ``out`` [b, K]; tolerance [b].
-
-        A score is off by no more than its row's tolerance.
-        """
+    def tolerance(self, lift: Lift) -> Tensor:
+        """What each row's scores are off by at most: float32 [b]."""
 
     @abstractmethod
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
@@ -75,6 +74,8 @@ class Costs(ABC):
 
     n_rows: int
     n_clusters: int
+    n_features: int
+    """Values that a row takes in memory."""
     device: torch.device
     first_row: int = 0
     """Number of the process's first row among all rows."""
@@ -119,7 +120,8 @@ class DistanceCosts(Costs):
     ) -> None:
         self.vectors, self.centers, self.metric, self.shift = vectors, centers, metric, shift
         self.sample_weight, self.size_weight = sample_weight, size_weight
-        self.n_rows, self.n_clusters, self.device = vectors.n_rows, len(centers), vectors.device
+        self.n_rows, self.n_features = vectors.n_rows, vectors.n_features
+        self.n_clusters, self.device = len(centers), vectors.device
         self.scale = 0.5 if metric == COSINE else 1.0
         moved = centers if shift is None else centers - shift
         self.columns = (2 * self.scale * moved).float().t().contiguous()
@@ -154,29 +156,33 @@ class DistanceBlock(CostBlock):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, rows: slice) -> DistanceBlock:
-        """See `CostBlock`."""
-        return DistanceBlock(self.costs, self.start + rows.start, self.rows[rows])
+    @cached_property
+    def rough(self) -> Tensor:
+        """What the product takes: float32 [b, D], normalised or shifted."""
+        rows = self.rows
+        if self.costs.metric == COSINE:
+            rows = unit_rows(rows)
+        elif self.costs.shift is not None:
+            rows = rows.double() - self.costs.shift
+        return rows.float()
 
-    def scores(self, lift: Lift, out: Tensor) -> Tensor:
+    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
         """See `CostBlock`."""
         costs = self.costs
-        rows = self.rows
-        if costs.metric == COSINE:
-            rows = unit_rows(rows)
-        elif costs.shift is not None:
-            rows = rows.double() - costs.shift
-        rough = rows.float()
-        torch.addmm(lift.bias, rough, costs.columns, out=out)
+        torch.addmm(lift.bias, self.rough[rows], costs.columns, out=out)
         if self.weights is not None:
-            out.mul_(self.weights.float()[:, None])
+            out.mul_(self.weights[rows].float()[:, None])
         if costs.size_weight is not None:
-            sizes = costs.size_weight[self.start : self.start + len(rows)]
+            sizes = costs.size_weight[self.start : self.start + len(self)][rows]
             out.addcmul_(sizes.float()[:, None], lift.duals.float())
         elif costs.is_weighted:
             out.add_(lift.duals.float())
-        length = torch.linalg.vector_norm(rough, dim=1)
-        n_terms = rough.shape[1] + 8
+
+    def tolerance(self, lift: Lift) -> Tensor:
+        """See `CostBlock`."""
+        costs = self.costs
+        length = torch.linalg.vector_norm(self.rough, dim=1)
+        n_terms = self.rough.shape[1] + 8
         bound = 2 * costs.scale * n_terms * costs.longest * length + 8 * costs.scale * costs.longest**2
         if self.weights is not None:
             bound = bound * self.weights.float()
@@ -203,6 +209,7 @@ class MatrixCosts(Costs):
     def __init__(self, cost: Tensor, size_weight: Tensor | None = None) -> None:
         self.cost, self.size_weight = cost, size_weight
         self.n_rows, self.n_clusters = cost.shape
+        self.n_features = self.n_clusters
         self.device = cost.device
 
     def blocks(self, block_rows: int) -> Iterator[CostBlock]:
@@ -220,17 +227,18 @@ class MatrixBlock(CostBlock):
     def __len__(self) -> int:
         return len(self.cost)
 
-    def part(self, rows: slice) -> MatrixBlock:
+    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
         """See `CostBlock`."""
-        return MatrixBlock(self.costs, self.start + rows.start, self.cost[rows])
+        out.copy_((self._raised(lift, rows) - self.cost[rows]).clamp_(-_LARGEST, _LARGEST))
 
-    def scores(self, lift: Lift, out: Tensor) -> Tensor:
+    def _raised(self, lift: Lift, rows: slice) -> Tensor:
+        if self.costs.size_weight is None:
+            return lift.duals[None, :]
+        return lift.duals * self.costs.size_weight[self.start : self.start + len(self.cost)][rows, None]
+
+    def tolerance(self, lift: Lift) -> Tensor:
         """See `CostBlock`."""
-        raised = lift.duals[None, :]
-        if self.costs.size_weight is not None:
-            raised = raised * self.costs.size_weight[self.start : self.start + len(self.cost), None]
-        out.copy_((raised - self.cost).clamp_(-_LARGEST, _LARGEST))
-        size = self.cost.abs().amax(1).double() + raised.abs().amax(1)
+        size = self.cost.abs().amax(1).double() + self._raised(lift, _EVERY).abs().amax(1)
         return torch.where(size < _LARGEST, 2.0**-22 * size, torch.inf).float()
 
     def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def fill(
 
     sizes: float64 [K] of all processes' rows under ``labels``.
     """
-    block_rows = block_rows or default_block_rows(costs.n_clusters, costs.device)
+    block_rows = block_rows or default_block_rows(costs.n_clusters, costs.device, costs.n_features)
     forced = False
     for turn in range(costs.n_clusters + _PRICED_PASSES + 1):
         give, take = _sides(sizes, bounds)
@@ -90,7 +90,8 @@ def _offers(
         if not len(rows):
             continue
         scores = buffer[: len(block)]
-        tolerance = block.scores(lift, scores)[rows]
+        block.scores(lift, scores)
+        tolerance = block.tolerance(lift)[rows]
         scores[:, ~taking] = -torch.inf
         own_scores = scores[rows]
         least = own_scores.topk(n_offers, dim=1).values[:, -1] - 2 * tolerance
@@ -163,7 +164,7 @@ def _accept(
 
 def total_cost(costs: Costs, labels: Tensor, *, block_rows: int | None = None) -> float:
     """Exact cost of labels [N], summed over all processes."""
-    block_rows = block_rows or default_block_rows(costs.n_clusters, costs.device)
+    block_rows = block_rows or default_block_rows(costs.n_clusters, costs.device, costs.n_features)
     total = torch.zeros(1, dtype=torch.float64, device=costs.device)
     for block in costs.blocks(block_rows):
         rows = torch.arange(len(block), device=costs.device)

@@ -51,7 +51,9 @@ def places(
         shift = centers.mean(0)  # an origin near the data, for what float32 resolves
     costs = DistanceCosts(vectors, centers, metric, shift)
     lift = costs.lift(torch.zeros_like(centers[:, 0]))
-    block_rows = block_rows or min(default_block_rows(len(centers), vectors.device), _MOST_ROWS)
+    block_rows = block_rows or min(
+        default_block_rows(len(centers), vectors.device, vectors.n_features), _MOST_ROWS
+    )
     scores = torch.empty(min(block_rows, vectors.n_rows), len(centers), device=vectors.device)
     for start, values in vectors.blocks(block_rows):
         block = DistanceBlock(costs, start, values)
@@ -75,9 +77,9 @@ def _nearest_other(
 
     Float32 scores say which clusters can be it, exact distances which is.
     """
-    tolerance = block.scores(lift, scores)
+    block.scores(lift, scores)
     scores.scatter_(1, own[:, None], -torch.inf)
-    least = scores.amax(1) - 2 * tolerance
+    least = scores.amax(1) - 2 * block.tolerance(lift)
     second = torch.full_like(own, scores.shape[1])
     nearest = torch.full_like(own, torch.inf, dtype=torch.float64)
     step = max(1, _EXACT_VALUES // scores.shape[1])

@@ -54,34 +54,36 @@ class Scorer:
 
     def score(self, block: CostBlock) -> Scored:
         """The best cluster of each row, and the scores of those near a boundary."""
-        parts = [self._part(block, first) for first in range(0, len(block), self.step)]
-        label, near, scores, tolerance, doubt = (torch.cat(values) for values in zip(*parts, strict=True))
+        tolerance = block.tolerance(self.lift)
+        if self.n_clusters == 1:
+            label = torch.zeros_like(tolerance, dtype=torch.long)
+            return Scored(label, label[:0], tolerance.new_empty((0, 1)), tolerance[:0])
+        within = 2 * tolerance
+        if self.reach is not None:
+            weights = block.size_weights(torch.arange(len(block), device=tolerance.device))
+            within = torch.fmax(within, self.reach * weights + within)  # infinite reach of no weight is none
+        parts = [self._part(block, first, within) for first in range(0, len(block), self.step)]
+        label, lead, near, scores = (torch.cat(values) for values in zip(*parts, strict=True))
+        tolerance = tolerance[near]
+        doubt = (lead[near] <= 2 * tolerance).nonzero()[:, 0]
         if len(doubt):
-            where = torch.searchsorted(near, doubt)
-            own = scores[where]
-            least = own.amax(1) - 2 * tolerance[where]
-            label[doubt] = exactly_best(block, own, self.duals, doubt, least, 1)[:, 0]
+            rows, own = near[doubt], scores[doubt]
+            least = own.amax(1) - 2 * tolerance[doubt]
+            label[rows] = exactly_best(block, own, self.duals, rows, least, 1)[:, 0]
         if self.reach is None:
             near, scores, tolerance = near[:0], scores[:0], tolerance[:0]
         return Scored(label, near, scores, tolerance)
 
-    def _part(self, block: CostBlock, first: int) -> tuple[Tensor, ...]:
-        """Label, near rows, their scores and tolerances, and the rows that scores cannot tell."""
-        part = block.part(slice(first, first + self.step))
-        buffer = self.buffer[: len(part)]
+    def _part(self, block: CostBlock, first: int, within: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Label and lead of some rows, and which of them lead by no more than ``within``, with their scores."""
+        rows = slice(first, min(first + self.step, len(block)))
+        buffer = self.buffer[: rows.stop - first]
         scores = buffer[:, : self.n_clusters]
-        tolerance = part.scores(self.lift, scores)
-        if self.n_clusters == 1:
-            none = torch.empty(0, dtype=torch.long, device=scores.device)
-            return torch.zeros_like(scores[:, 0], dtype=torch.long), none, scores[:0], tolerance[:0], none
+        block.scores(self.lift, scores, rows)
         best, label, second = self._two_best(buffer) if self.folded else _two_best(scores)
         lead = best - second
-        near = unsure = lead <= 2 * tolerance
-        if self.reach is not None:
-            weights = part.size_weights(torch.arange(len(part), device=lead.device))
-            near = unsure | (lead <= self.reach * weights + 2 * tolerance)
-        rows = near.nonzero()[:, 0]
-        return label, rows + first, scores[rows], tolerance[rows], unsure.nonzero()[:, 0] + first
+        near = (lead <= within[rows]).nonzero()[:, 0]
+        return label, lead, near + first, scores[near]
 
     def _two_best(self, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Largest score, its column, and the second largest: maxima over every 64th column first, which are fast."""

@@ -25,7 +25,8 @@ from coke.clustering.crew import work_through
 from coke.clustering.near_rows import NearRows
 from coke.clustering.scorer import Scorer
 
-_CPU_PAIRS, _DEVICE_PAIRS = 2**22, 2**28  # scores of a block: what a cache, or a GPU, likes to hold
+_CPU_PAIRS, _DEVICE_PAIRS = 2**23, 2**28  # scores of a block: enough that its small operations do not count
+_CPU_VALUES = 2**22  # of a block's rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +63,16 @@ class Focus:
     certify: bool = False
 
 
-def default_block_rows(n_clusters: int, device: torch.device) -> int:
-    """Rows of a block: as many as let their scores stay close to the processor.
+def default_block_rows(n_clusters: int, device: torch.device, n_features: int = 1) -> int:
+    """Rows of a block: many, as long as their values and scores take little memory.
 
-    >>> default_block_rows(1000, torch.device("cpu"))
-    4096
+    >>> default_block_rows(1000, torch.device("cpu"), 128)
+    8192
     """
-    pairs = _CPU_PAIRS if device.type == "cpu" else _DEVICE_PAIRS
-    return int(min(max(2 ** int(np.log2(pairs / n_clusters)), 128), 2**16 if device.type == "cpu" else 2**20))
+    if device.type != "cpu":
+        return int(min(max(2 ** int(np.log2(_DEVICE_PAIRS / n_clusters)), 128), 2**20))
+    rows = min(_CPU_PAIRS / n_clusters, _CPU_VALUES / n_features, 2**16)
+    return 2 ** int(np.log2(max(rows, 128)))
 
 
 Moved = Callable[[CostBlock, Tensor, Tensor, Tensor], None]
@@ -89,7 +92,8 @@ def sweep(
 
     Equal reduced costs go to the lowest cluster. Neither block size nor processes change a label.
     """
-    block_rows = min(block_rows or default_block_rows(costs.n_clusters, costs.device), max(costs.n_rows, 1))
+    suitable = default_block_rows(costs.n_clusters, costs.device, costs.n_features)
+    block_rows = min(block_rows or suitable, max(costs.n_rows, 1))
     lift = torch.from_numpy(duals).to(costs.device)
     near = NearRows(costs, lift, focus.reach, focus.n_listed, focus.max_rows)
     sizes = torch.zeros(costs.n_clusters, dtype=torch.float64, device=costs.device)
