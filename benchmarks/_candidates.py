@@ -187,7 +187,7 @@ def missing(names: tuple[str, ...]) -> list[str]:
 @contextlib.contextmanager
 def counted_passes() -> Iterator[list[int]]:
     """How often the rows are gone through by coke meanwhile: the check of the values, and every sweep."""
-    from coke.clustering.vectors import Vectors
+    from coke.vectors import Vectors
 
     kept, count = Vectors.blocks, [0]
 

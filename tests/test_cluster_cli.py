@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 
 from coke.cli import main
-from coke.clustering.job import Job
-from coke.clustering.verbs import cluster
+from coke.clustering.command.job import Job
+from coke.clustering.command.verbs import cluster
 
 N, D, K = 600, 6, 12
 
@@ -320,7 +320,7 @@ def test_refusals_of_readers_are_one_line_too(
         def read(*arguments: Any, error: Exception = error, **keys: Any) -> None:
             raise error
 
-        monkeypatch.setattr("coke.clustering.processes.open_vectors", read)
+        monkeypatch.setattr("coke.clustering.command.processes.open_vectors", read)
         assert str(error) in refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
 
 
@@ -330,7 +330,7 @@ def test_outputs_are_checked_before_data_is_read(
     def read(*arguments: Any, **keys: Any) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("coke.clustering.processes.open_vectors", read)
+    monkeypatch.setattr("coke.clustering.command.processes.open_vectors", read)
     Path("there.parquet").touch()
     Path("there.safetensors").touch()
     (data / "folder").mkdir()
@@ -394,7 +394,7 @@ def test_killed_while_it_writes(data: Path) -> None:
     Path("c.parquet").write_text("from before")
     code = """
 import os, signal, sys
-import coke.clustering.files as files, coke.clustering.verbs as verbs
+import coke.clustering.command.files as files, coke.clustering.command.verbs as verbs
 from coke.cli import main
 whole = verbs.places
 files._ROW_GROUP = 1
@@ -419,7 +419,7 @@ def test_disk_that_is_full(
     def fail(*arguments: Any, **keys: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coke.clustering.verbs.write_clustering", fail)
+    monkeypatch.setattr("coke.clustering.command.verbs.write_clustering", fail)
     line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
     assert "c.parquet cannot be written: [Errno 28] No space left on device" in line
     assert sorted(os.listdir(data)) == ["rows.npy"]

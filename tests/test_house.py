@@ -24,14 +24,15 @@ MAY_IMPORT = {
     "distributed": {"errors"},
     "backbones": {"errors"},
     "_timm": {"backbones"},
-    "clustering": LOW,
+    "vectors": LOW,
+    "clustering": LOW | {"vectors"},
     "data": LOW,
     "run": LOW,
     "evaluation": LOW | {"clustering", "data", "run"},
     "report": LOW | {"data", "run"},
     "training": LOW | {"backbones", "clustering", "data", "run", "evaluation"},
     "api": LOW | {"backbones", "clustering", "data", "run", "evaluation", "report", "training"},
-    "cluster_cli": LOW | {"clustering"},
+    "cluster_cli": LOW | {"clustering", "vectors"},
     "cli": LOW | {"api", "cluster_cli", "data", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
@@ -160,7 +161,7 @@ def test_size_constrained_clustering_needs_no_images() -> None:
 import numpy
 from coke import ConstrainedKMeans, assign_balanced, check_sizes
 ConstrainedKMeans(2, min_size=1, random_state=0).fit(numpy.eye(4))
-import coke.cluster_cli, coke.clustering.verbs
+import coke.cluster_cli, coke.clustering.command.verbs
 import sys; print([name for name in ("lightning_fabric", "torchvision", "timm", "PIL", "tensorboard")
                    if name in sys.modules])
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coke.clustering.job import Job
+    from coke.clustering.command.job import Job
 
 _SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
@@ -101,7 +101,7 @@ def _add_out(verb: argparse.ArgumentParser) -> None:
 def _job(options: argparse.Namespace) -> Job:
     from rich.console import Console
 
-    from coke.clustering.job import Job
+    from coke.clustering.command.job import Job
 
     return Job(
         data=options.data,
@@ -116,7 +116,7 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from coke.clustering.verbs import cluster
+    from coke.clustering.command.verbs import cluster
 
     names = ("init", "n_init", "max_iter", "tol")
     settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -133,7 +133,7 @@ def _cluster(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
-    from coke.clustering.verbs import assign
+    from coke.clustering.command.verbs import assign
 
     assign(_job(options), options.file)
     return 0

@@ -23,7 +23,7 @@ from coke.clustering.assignment import (
 from coke.clustering.candidates import Candidates
 from coke.clustering.costs import Costs, DistanceCosts, MatrixCosts
 from coke.clustering.sweep import Focus, sweep
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 
 
 @st.composite

@@ -15,7 +15,7 @@ from oracles import seeds
 from coke.clustering.centers import CenterSums
 from coke.clustering.costs import DistanceCosts
 from coke.clustering.sweep import Focus, sweep
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 
 UNIT = 2.0**-52
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import seeds
 
 from coke.clustering.costs import CostBlock, Costs, DistanceCosts, MatrixCosts, exact_costs, unit_rows
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 
 METRICS = ["euclidean", "cosine"]
 

@@ -15,8 +15,8 @@ from coke.clustering.balanced import balanced_assignment, exact_assignment
 from coke.clustering.costs import DistanceCosts, MatrixCosts
 from coke.clustering.dual import recentre, search_duals, slack_term
 from coke.clustering.sweep import Focus, sweep
-from coke.clustering.vectors import open_vectors
 from coke.errors import BoundsError, DataError
+from coke.vectors import open_vectors
 
 
 def check_within(problem: Problem, labels: np.ndarray, slack: float = 0.0) -> None:

@@ -11,7 +11,7 @@ from oracles import Problem, draw_bounds, problems, seeds, weighted_problems
 
 from coke.clustering.costs import Costs, DistanceCosts, MatrixCosts
 from coke.clustering.fill import fill, total_cost, violation
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 
 
 def costs_of(problem: Problem) -> MatrixCosts:

@@ -189,7 +189,7 @@ def test_process_that_dies(lost: int, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", blobs())
     code = """
 import os, signal, sys
-import coke.clustering.verbs as verbs
+import coke.clustering.command.verbs as verbs
 from coke.cli import main
 def places(*arguments):
     if os.environ["RANK"] == sys.argv[1]:

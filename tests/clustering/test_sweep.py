@@ -13,7 +13,7 @@ from oracles import seeds
 
 from coke.clustering.costs import Costs, DistanceCosts, MatrixCosts
 from coke.clustering.sweep import Focus, Sweep, count_labels, default_block_rows, sweep
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 
 NOTHING = Focus(0.0, 0)
 

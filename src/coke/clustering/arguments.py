@@ -19,8 +19,8 @@ from coke import distributed
 from coke.clustering.costs import COSINE, EUCLIDEAN
 from coke.clustering.rows import as_weights
 from coke.clustering.sizes import SizeBounds, resolve_bounds
-from coke.clustering.vectors import Vectors, open_vectors
 from coke.errors import ConfigError, DataError, did_you_mean
+from coke.vectors import Vectors, open_vectors
 
 if TYPE_CHECKING:
     from coke.clustering.estimator import ConstrainedKMeans

@@ -18,8 +18,8 @@ from coke.clustering.dual import search_duals
 from coke.clustering.rounding import round_to_bounds
 from coke.clustering.rows import as_weights
 from coke.clustering.sizes import SizeBounds, resolve_bounds
-from coke.clustering.vector_arrays import as_tensor, to_numbers
 from coke.errors import DataError
+from coke.vectors.arrays import as_tensor, to_numbers
 
 EXACT_PAIRS = (
     2**22

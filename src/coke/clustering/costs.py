@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from coke.clustering.vectors import Vectors
+from coke.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 _EXACT_VALUES = {True: 2**19, False: 2**26}  # at a time, by whether it is a CPU, whose cache they should fit

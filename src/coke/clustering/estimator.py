@@ -25,8 +25,8 @@ from coke.clustering.rows import as_weights, look_at
 from coke.clustering.seeding import checked_centers, n_starts, starting_centers
 from coke.clustering.streaming import Stream
 from coke.clustering.sweep import count_labels
-from coke.clustering.vectors import Vectors
 from coke.errors import BoundsError
+from coke.vectors import Vectors
 
 
 class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -20,8 +20,8 @@ from coke.clustering.centers import CenterSums
 from coke.clustering.costs import COSINE, DistanceCosts
 from coke.clustering.sample import Sample, stored
 from coke.clustering.sizes import SizeBounds
-from coke.clustering.vectors import Vectors
 from coke.errors import DataError
+from coke.vectors import Vectors
 
 _LARGEST_VALUE = 1e15
 SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER, MOST_SAMPLE_ROWS = 2**14, 64, 2**17

@@ -27,8 +27,8 @@ from coke.clustering.rows import look_at
 from coke.clustering.seeding import starting_centers
 from coke.clustering.sizes import SizeBounds, resolve_bounds
 from coke.clustering.sweep import Focus, sweep
-from coke.clustering.vectors import Vectors
 from coke.errors import BoundsError, ConfigError
+from coke.vectors import Vectors
 
 if TYPE_CHECKING:
     from coke.clustering.estimator import ConstrainedKMeans

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coke.clustering.vector_source import recut
-from coke.clustering.vectors import Vectors, open_vectors
 from coke.errors import ConfigError, DataError
+from coke.vectors import Vectors, open_vectors
+from coke.vectors.source import recut
 
 N, D = 23, 5
 ROWS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
@@ -313,7 +313,7 @@ def test_rows_that_are_not_there():
 
 def test_opening_loads_neither_pyarrow_nor_scipy():
     code = (
-        "import sys, numpy; from coke.clustering.vectors import open_vectors; import coke.clustering.sizes\n"
+        "import sys, numpy; from coke.vectors import open_vectors; import coke.clustering.sizes\n"
         "list(open_vectors(numpy.ones((3, 2))).blocks(2))\n"
         "print([name for name in ('pyarrow', 'scipy', 'sklearn', 'pandas') if name in sys.modules])"
     )

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from coke import distributed
+from coke.clustering.command.files import Clustering, assignments_file, read_clustering, write_clustering
+from coke.clustering.command.job import Job
+from coke.clustering.command.places import places
+from coke.clustering.command.processes import in_order, joined, open_together, together
+from coke.clustering.command.progress import watched
+from coke.clustering.command.summary import aligned, gap_line, size_lines
 from coke.clustering.estimator import ConstrainedKMeans
-from coke.clustering.files import Clustering, assignments_file, read_clustering, write_clustering
-from coke.clustering.job import Job
-from coke.clustering.places import places
-from coke.clustering.processes import in_order, joined, open_together, together
-from coke.clustering.progress import watched
 from coke.clustering.sizes import resolve_bounds
-from coke.clustering.summary import aligned, gap_line, size_lines
 from coke.clustering.sweep import count_labels
-from coke.clustering.vectors import Vectors
 from coke.errors import ConfigError, DataError
+from coke.vectors import Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -31,7 +31,7 @@ KIND = "coke clustering"
 FORMAT_VERSION = 1
 
 PLACE = np.dtype([("cluster", "<i4"), ("distance", "<f4"), ("margin", "<f4"), ("second", "<i4")])
-"""A row's place among the clusters: see `coke.clustering.places`. ``second`` is -1 where there is one cluster only."""
+"""A row's place among the clusters, see `coke.clustering.command.places`; ``second`` is -1 where there is one only."""
 
 _ROW_GROUP = 2**18  # rows: 6 MiB in memory before they are compressed
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coke.clustering.places import places
-from coke.clustering.vectors import open_vectors
+from coke.clustering.command.places import places
+from coke.vectors import open_vectors
 
 
 def placed(rows: Any, labels: Any, centers: Any, metric: str, block_rows: int | None = None) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_one_cluster_has_no_other() -> None:
 
 def test_all_centers_alike_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cluster can be the second one then: pairs are taken a few at a time."""
-    monkeypatch.setattr("coke.clustering.places._EXACT_VALUES", 50)
+    monkeypatch.setattr("coke.clustering.command.places._EXACT_VALUES", 50)
     rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     found = placed(rows, np.zeros(40, int), np.ones((30, 3)), "euclidean")
     assert (found["second"] == 1).all()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coke.clustering.vector_arrays import as_tensor, check_type, to_numbers, usable_tensor
-from coke.clustering.vector_source import Vectors, check_shape
 from coke.errors import DataError
+from coke.vectors.arrays import as_tensor, check_type, to_numbers, usable_tensor
+from coke.vectors.source import Vectors, check_shape
 
 _SAME_ROW = 0.01  # relative: embeddings computed anew differ by rounding, another row by far more
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 
 from coke import distributed
-from coke.clustering.files import PLACE
-from coke.clustering.vectors import Vectors, open_vectors
+from coke.clustering.command.files import PLACE
 from coke.errors import CokeError, ConfigError, DataError
+from coke.vectors import Vectors, open_vectors
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another one: a pass over its rows, with much to spare."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.vector_arrays import as_tensor, torch_type
-from coke.clustering.vector_source import PASS_ROWS, FileVectors, taken
 from coke.errors import DataError, did_you_mean
+from coke.vectors.arrays import as_tensor, torch_type
+from coke.vectors.source import PASS_ROWS, FileVectors, taken
 
 _BATCH_VALUES = 2**26  # at most this many values at a time, below what an int32 offset of a list reaches
 _READING = {"buffer_size": 2**20, "pre_buffer": False}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.vector_source import Vectors, check_shape
 from coke.errors import DataError
+from coke.vectors.source import Vectors, check_shape
 
 _TAKEN_AS = {"bool": "uint8", "uint16": "int32", "uint32": "int64", "uint64": "float64"}
 """Types that torch has no arithmetic for, and what holds their values."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.vector_arrays import ArrayVectors, check_type, torch_type
-from coke.clustering.vector_parquet import ParquetVectors
-from coke.clustering.vector_source import FileVectors, Vectors, check_shape
 from coke.errors import DataError
+from coke.vectors.arrays import ArrayVectors, check_type, torch_type
+from coke.vectors.parquet import ParquetVectors
+from coke.vectors.source import FileVectors, Vectors, check_shape
 
 SUFFIXES = (".npy", ".parquet")
 

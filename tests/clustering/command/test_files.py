@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import coke
-from coke.clustering.files import (
+from coke.clustering.command.files import (
     PLACE,
     Clustering,
     assignments_file,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coke.clustering.size_files import read_sizes
+from coke.clustering.command.size_files import read_sizes
 from coke.errors import DataError
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coke.clustering.command.files import PLACE
 from coke.clustering.costs import COSINE, DistanceBlock, DistanceCosts, Lift, unit_rows
-from coke.clustering.files import PLACE
 from coke.clustering.sweep import default_block_rows
-from coke.clustering.vectors import Vectors
+from coke.vectors import Vectors
 
 _MOST_ROWS = 2**16  # of a block
 _EXACT_VALUES = 2**22  # float64 values that exact distances may take at a time
@@ -37,7 +37,7 @@ def places(
         metric: ``"euclidean"`` or ``"cosine"``.
         block_rows: rows of a block; default: what suits K.
 
-    >>> from coke.clustering.vectors import open_vectors
+    >>> from coke.vectors import open_vectors
     >>> rows, centers = open_vectors([[0.0], [9.0]]), torch.tensor([[1.0], [5.0], [13.0]])
     >>> (found,) = places(rows, torch.tensor([0, 2]), centers, "euclidean")
     >>> found.tolist()

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.vector_arrays import ArrayVectors, TensorVectors, to_numbers
-from coke.clustering.vector_files import open_path
-from coke.clustering.vector_source import Vectors
-from coke.clustering.vector_streams import StreamVectors
 from coke.errors import DataError
+from coke.vectors.arrays import ArrayVectors, TensorVectors, to_numbers
+from coke.vectors.files import open_path
+from coke.vectors.source import Vectors
+from coke.vectors.streams import StreamVectors
 
 __all__ = ["Vectors", "open_vectors"]
 

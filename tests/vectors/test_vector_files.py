@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coke.clustering.vectors import open_vectors
 from coke.errors import DataError
+from coke.vectors import open_vectors
 
 ROWS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 
@@ -246,7 +246,7 @@ def test_more_files_than_can_be_open_at_once(tmp_path):
 
 MEASURE = """
 import sys
-from coke.clustering.vectors import open_vectors
+from coke.vectors import open_vectors
 def anonymous():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 vectors = open_vectors(sys.argv[1])

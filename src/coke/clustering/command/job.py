@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coke.clustering.files import check_out
-from coke.clustering.size_files import read_sizes
+from coke.clustering.command.files import check_out
+from coke.clustering.command.size_files import read_sizes
 from coke.errors import ConfigError
 
 if TYPE_CHECKING:

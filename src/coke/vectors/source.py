@@ -22,7 +22,7 @@ PASS_ROWS = 16_384  # rows read at a time where rows are searched by a pass
 
 
 class Vectors(ABC):
-    """N vectors of D features, wherever they lie. Open them with `coke.clustering.vectors.open_vectors`.
+    """N vectors of D features, wherever they lie. Open them with `coke.vectors.open_vectors`.
 
     Attributes:
         n_rows: N.

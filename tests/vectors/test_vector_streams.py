@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from coke.clustering.vectors import open_vectors
 from coke.errors import DataError
+from coke.vectors import open_vectors
 
 ROWS = torch.from_numpy(np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from coke.clustering.vectors import Vectors
+from coke.vectors import Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ class WatchedVectors(Vectors):
         vectors: the rows.
         tell: called with that number and the number of all rows.
 
-    >>> from coke.clustering.vectors import open_vectors
+    >>> from coke.vectors import open_vectors
     >>> watched = WatchedVectors(open_vectors([[0.0], [1.0], [2.0]]), lambda done, total: print(done, "of", total))
     >>> for _ in watched.blocks(2):
     ...     pass

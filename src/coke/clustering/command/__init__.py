@@ -1,0 +1,1 @@
+"""What `coke cluster` and `coke assign` do."""
