@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 
+import coke
 from coke.cli import main
 from coke.clustering.command.job import Job
 from coke.clustering.command.verbs import cluster
@@ -213,6 +214,21 @@ def test_assign_to_the_nearest_and_within_sizes(data: Path, capsys: pytest.Captu
     ):
         assert expected in printed, printed
     assert not Path("within.safetensors").exists()
+
+
+def test_python_goes_on_from_the_file(data: Path) -> None:
+    first = run("cluster", "rows.npy", "--k", K, "--min-size", 30, "--out", "c.parquet")["cluster"].to_numpy()
+    km, rows, new = coke.load_clustering("c.safetensors"), np.load("rows.npy"), blobs(200, seed=5)
+    np.save("new.npy", new)
+    nearest = run("assign", "c.safetensors", "new.npy", "--out", "n.parquet")
+    assert km.predict(new).tolist() == nearest["cluster"].to_pylist()
+    assert km.get_feature_names_out()[-1] == f"constrainedkmeans{K - 1}"
+    assert np.bincount(km.assign(new, min_size=12), minlength=K).min() >= 12
+    again = km.set_params(min_size=30).fit(rows)  # from where the file stands
+    assert (again.labels_ == first).mean() > 0.9
+    assert again.counts_.min() >= 30
+    with pytest.raises(coke.CokeError, match="no such file"):
+        coke.load_clustering("elsewhere.safetensors")
 
 
 def test_assign_takes_the_metric_of_the_file(data: Path) -> None:

@@ -13,6 +13,7 @@ from coke import _timm
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
     from coke.clustering.balanced import assign_balanced
+    from coke.clustering.command.restore import load_clustering
     from coke.clustering.dual_step import auto_dual_lr
     from coke.clustering.estimator import ConstrainedKMeans
     from coke.clustering.labels import LabelMemory
@@ -35,6 +36,7 @@ _HOMES = {
     "auto_dual_lr": "coke.clustering.dual_step",
     "check_sizes": "coke.clustering.sizes",
     "evaluate": "coke.api",
+    "load_clustering": "coke.clustering.command.restore",
     "pretrain": "coke.api",
 }
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "auto_dual_lr",
     "check_sizes",
     "evaluate",
+    "load_clustering",
     "pretrain",
 ]
 

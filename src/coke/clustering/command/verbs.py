@@ -22,6 +22,7 @@ from coke.clustering.command.job import Job
 from coke.clustering.command.places import places
 from coke.clustering.command.processes import in_order, joined, open_together, together
 from coke.clustering.command.progress import watched
+from coke.clustering.command.restore import restored
 from coke.clustering.command.summary import aligned, gap_line, size_lines
 from coke.clustering.estimator import ConstrainedKMeans
 from coke.clustering.sizes import resolve_bounds
@@ -90,11 +91,12 @@ def cluster(
             sizes = job.all_sizes()
         vectors = open_together(job.data, column=job.column, device=device)
         bounds = resolve_bounds(vectors.n_rows, n_clusters, **sizes)
-        km = ConstrainedKMeans(
-            n_clusters, **sizes, **settings, metric=metric or "euclidean", random_state=seed
-        )
-        if earlier is not None:
-            _restore(km, earlier, start, vectors)
+        settings |= {**sizes, "random_state": seed}
+        if earlier is None:
+            km = ConstrainedKMeans(n_clusters, metric=metric or "euclidean", **settings)
+        else:
+            _check_features(earlier, start, vectors)
+            km = restored(earlier, **settings)
         _say(console, f"{_described(vectors)}; {_clusters(n_clusters)}, {km.metric}")
         with _own_rows(vectors, console) as rows:
             km.set_params(verbose=int(console is not None)).fit(rows)
@@ -134,8 +136,8 @@ def assign(job: Job, file: Path) -> Tensor:
         vectors = open_together(job.data, column=job.column, device=device)
         n_clusters = len(known.centers)
         bounds = resolve_bounds(vectors.n_rows, n_clusters, **sizes)
-        km = ConstrainedKMeans(n_clusters, metric=known.metric)
-        _restore(km, known, file, vectors)
+        _check_features(known, file, vectors)
+        km = restored(known)
         _say(console, f"{_described(vectors)}; {_clusters(n_clusters)} of {file}, {known.metric}")
         cost: Lines = []
         with _own_rows(vectors, console) as rows:
@@ -153,18 +155,12 @@ def assign(job: Job, file: Path) -> Tensor:
     return counts
 
 
-def _restore(km: ConstrainedKMeans, known: Clustering, file: Path | None, vectors: Vectors) -> None:
-    """Make an estimator one that has been fitted: centers and duals are what it goes on from."""
+def _check_features(known: Clustering, file: Path | None, vectors: Vectors) -> None:
     if known.centers.shape[1] != vectors.n_features:
         raise DataError(
             f"{vectors.name} has {vectors.n_features} features, the centers of {file} have "
             f"{known.centers.shape[1]}: both must come from the same embedding"
         )
-    km.set_params(warm_start=True)
-    km.cluster_centers_, km.duals_, km.counts_ = (
-        values.numpy() for values in (known.centers, known.duals, known.counts)
-    )
-    km.n_features_in_ = vectors.n_features
 
 
 def _as_before(flag: str, asked: Any, known: Any, start: Path | None) -> Any:
