@@ -61,7 +61,7 @@ def test_offers_stay_the_cheapest_as_rows_move(problem: Problem, seed: int, n_mo
     random = np.random.default_rng(seed)
     table, n_clusters = problem.table, len(problem.lower)
     column = random.integers(0, n_clusters, len(problem.costs))
-    exchange = Exchange(table, column.copy())
+    exchange = Exchange(table, column.copy(), np.zeros(table.n_clusters))
     for _ in range(n_moves):
         open_ = [edge for edge, price in enumerate(exchange.best) if np.isfinite(price)]
         for edge in range(len(exchange.best)):

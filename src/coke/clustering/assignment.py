@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coke import distributed
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.costs import Costs
 from coke.clustering.dual import off_target, search_duals, slack_term
@@ -23,13 +24,14 @@ from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
 
 GAP = 1e-5  # relative, at which an assignment is good enough where nothing else is said
-NEAR_ROWS = 2**17  # the most that a search sees
+NEAR_ROWS, MOST_NEAR = 2**17, 2**20  # the most that a search sees at first, and in the end
 _NEAR_PER_CLUSTER = 32  # rows that it sees at first
 LISTED = 8
-_MOST_LISTED = 64  # clusters of a row, but for problems so small that all can be listed
-_MOST_PAIRS = 2**22  # (row, cluster) of a table
+_MOST_PAIRS = 2**23  # (row, cluster) of a table, but for twice `LISTED` clusters of a row
+EXACT_PAIRS = 2**22  # rows times clusters, up to which an assignment is exact where that is asked for
 _FAR = 0.25  # of all rows: a sample, whose sizes are off by some percent, brings duals nearer than that
-_ROUNDABLE = 0.02  # of all rows: with more off target another sweep is cheaper than moving them one by one
+_STUCK = 0.9  # of what was off, or of the gap, after a pass that saw all it can
+_ROUNDABLE = 0.003  # of all rows: with more off target another sweep is cheaper than moving them one by one
 
 
 BringNear = Callable[[Array, int], tuple[Array, float]]
@@ -89,7 +91,7 @@ def assign_within(
     reach: float = np.inf,
     bring_near: BringNear | None = None,
     gap: float = GAP,
-    max_sweeps: int = 8,
+    max_sweeps: int = 12,
     near_rows: int | None = None,
     n_listed: int = LISTED,
     block_rows: int | None = None,
@@ -115,12 +117,13 @@ def assign_within(
     if is_free(bounds, total):
         swept = sweep(costs, np.zeros_like(duals), labels, Focus(0.0, 0, certify=True), block_rows=block_rows)
         return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
+    n_total = int(distributed.sum_over_processes(torch.tensor(costs.n_rows)))
     least_near = min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
-    near_rows = near_rows or min(max(least_near, int(total) // 16), NEAR_ROWS)
-    exact = gap == 0 and costs.size_weight is None and total * costs.n_clusters <= _MOST_PAIRS
+    near_rows = near_rows or min(max(least_near, n_total // 16), NEAR_ROWS)
+    exact = gap == 0 and costs.size_weight is None and n_total * costs.n_clusters <= EXACT_PAIRS
     if exact:
-        near_rows, n_listed, reach = int(total), costs.n_clusters, np.inf
-    lower_bound, previous, best_duals = -np.inf, np.inf, duals
+        near_rows, n_listed, reach = n_total, costs.n_clusters, np.inf
+    lower_bound, previous, best_duals, former_off = -np.inf, np.inf, duals, np.inf
     for n_sweeps in range(1, max_sweeps + 1):
         swept = sweep(
             costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows
@@ -129,7 +132,9 @@ def assign_within(
         raised, choice = search_duals(table, bounds, duals)
         off = off_target(choice.sizes, raised, bounds)
         near_enough = off <= _ROUNDABLE * total
-        last = n_sweeps == max_sweeps or exact
+        exhausted = near_rows >= min(MOST_NEAR, n_total)
+        stuck = exhausted and off > _STUCK * former_off
+        last, former_off = n_sweeps == max_sweeps or exact or stuck, off
         column, proof = choice.column, raised
         if costs.size_weight is None and (last or near_enough):
             column, proof = round_to_bounds(table, bounds, raised)
@@ -143,19 +148,19 @@ def assign_within(
         each = np.arange(len(table.rows))
         cost = table.settled_cost + float(table.costs[column, each].sum())
         sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
-        if last or near_enough:
-            if violation(sizes, bounds).any():
+        holds = not violation(sizes, bounds).any()
+        if last or (near_enough and (holds or exhausted)):
+            if not holds:
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
                 cost = total_cost(costs, labels, block_rows=block_rows)
             proven = relative_gap(cost, lower_bound)
-            exhausted = near_rows >= min(NEAR_ROWS, total)
-            if last or proven <= gap or (exhausted and proven > 0.9 * previous):
+            if last or proven <= gap or (exhausted and proven > _STUCK * previous):
                 break
             previous = proven
-        n_listed = min(2 * n_listed, costs.n_clusters, max(_MOST_LISTED, int(_MOST_PAIRS / total)))
-        near_rows = int(min(max(4 * near_rows, 8 * off), NEAR_ROWS, max(_MOST_PAIRS // n_listed, least_near)))
+        near_rows = int(min(max(4 * near_rows, 8 * off), n_total, MOST_NEAR))
+        n_listed = min(2 * n_listed, costs.n_clusters, max(2 * LISTED, _MOST_PAIRS // near_rows))
         duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
-        if near_rows >= total:
+        if near_rows >= n_total:
             reach = np.inf
         if off > _FAR * total and bring_near is not None:
             duals, reach = bring_near(raised, near_rows)

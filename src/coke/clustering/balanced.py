@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.clustering.assignment import GAP, Assignment, assign_within, bound_at
+from coke.clustering.assignment import EXACT_PAIRS, GAP, Assignment, assign_within, bound_at
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.costs import MatrixCosts
 from coke.clustering.dual import search_duals
@@ -21,9 +21,6 @@ from coke.clustering.sizes import SizeBounds, resolve_bounds
 from coke.errors import DataError
 from coke.vectors.arrays import as_tensor, to_numbers
 
-EXACT_PAIRS = (
-    2**22
-)  # costs up to which all rows and clusters are searched at once, which makes the result exact
 _SAMPLE_ROWS = 2**15
 
 

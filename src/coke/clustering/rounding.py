@@ -19,21 +19,26 @@ from coke.clustering.candidates import Array, Candidates
 from coke.clustering.dual import target_sizes
 from coke.clustering.sizes import SizeBounds
 
+_MOST_OFFERS = 2**22  # as many as a problem has that is to be solved exactly
+
 
 class Exchange:
     """Which kept row leaves cluster a for b most cheaply, for every pair of clusters that shares rows.
 
     Offers are sorted once; a row that has moved makes its old offers void (seen when they come to the top) and
-    new ones that go to a heap beside.
+    new ones that go to a heap beside. Of very many only the cheapest under ``duals`` are looked at.
     """
 
-    def __init__(self, candidates: Candidates, column: Array) -> None:
+    def __init__(self, candidates: Candidates, column: Array, duals: Array) -> None:
         self.candidates, self.column = candidates, column
         n_clusters, each = candidates.n_clusters, np.arange(len(candidates.rows))
         self.own = candidates.labels[column, each].astype(np.int64)
         price = candidates.costs - candidates.costs[column, each]
         pair = self.own * n_clusters + candidates.labels
         other = candidates.labels != self.own
+        if np.count_nonzero(other) > _MOST_OFFERS:
+            reduced = price - (duals[candidates.labels] - duals[self.own])
+            other &= reduced <= np.partition(reduced[other], _MOST_OFFERS)[_MOST_OFFERS]
         row = np.broadcast_to(each, price.shape)
         price, pair, row = price[other], pair[other], row[other]
         order = np.lexsort((row, price, pair))
@@ -104,7 +109,7 @@ def round_to_bounds(candidates: Candidates, bounds: SizeBounds, duals: Array) ->
     lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
     n_clusters = slack = candidates.n_clusters
     choice = candidates.choose(duals)
-    exchange = Exchange(candidates, choice.column.copy())
+    exchange = Exchange(candidates, choice.column.copy(), duals)
     flow = target_sizes(choice.sizes, duals, bounds)  # from each cluster to T
     excess = np.append(choice.sizes - flow, flow.sum() - choice.sizes.sum())
     potentials = np.append(duals, 0.0)

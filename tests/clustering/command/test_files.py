@@ -123,7 +123,7 @@ def test_clusters_of_a_run_are_another_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 3], [7, 0, 12]])
 def test_assignments(cuts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the rows come, they stand there in order, in row groups that fit into memory."""
-    monkeypatch.setattr("coke.clustering.files._ROW_GROUP", 5)
+    monkeypatch.setattr("coke.clustering.command.files._ROW_GROUP", 5)
     path, places = tmp_path / "clusters.parquet", some_places(sum(cuts))
     with assignments_file(path, "cosine", {"gap": 0.5}) as write:
         for part in np.split(places, np.cumsum(cuts)[:-1]):

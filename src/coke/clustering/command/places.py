@@ -24,7 +24,7 @@ _EXACT_VALUES = 2**22  # float64 values that exact distances may take at a time
 def places(
     vectors: Vectors, labels: Tensor, centers: Tensor, metric: str, *, block_rows: int | None = None
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """The rows' places in order, block by block, as records `coke.clustering.files.PLACE` [b].
+    """The rows' places in order, block by block, as records `coke.clustering.command.files.PLACE` [b].
 
     ``distance`` is to the row's own center: Euclidean, or 1 - cosine. ``second`` is the nearest other cluster,
     the lowest of equals, and ``margin`` how much farther it is: negative where a bound moved the row. Both are
