@@ -148,16 +148,17 @@ def scikit_learn(problem: Problem) -> Found:
 
 
 def product(problem: Problem) -> Found:
-    """Nothing but rows times centers, in coke's blocks: one product an iteration and one for the labels.
+    """Nothing but rows times centers: one product an iteration and one for the labels.
 
-    A large problem is passed over twice, and the time taken times what is missing.
+    As many rows at a time as are quickest, which is as many as coke scores at a time. A large problem is passed over
+    twice, and the time taken times what is missing.
     """
     import torch
 
-    from coke.clustering.sweep import default_block_rows
+    from coke.clustering.scorer import CPU_PAIRS
 
     n_clusters, n_features = problem.centers.shape
-    block_rows = default_block_rows(n_clusters, torch.device("cpu"))
+    block_rows = max(CPU_PAIRS // n_clusters, 64)
     columns = torch.from_numpy(problem.centers).t().contiguous()
     scores = torch.empty(block_rows, n_clusters)
     wanted = problem.iterations + 1

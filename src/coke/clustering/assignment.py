@@ -148,9 +148,10 @@ def assign_within(
         each = np.arange(len(table.rows))
         cost = table.settled_cost + float(table.costs[column, each].sum())
         sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
-        holds = not violation(sizes, bounds).any()
-        if last or (near_enough and (holds or exhausted)):
-            if not holds:
+        outside = bool(violation(sizes, bounds).any())
+        whole = costs.size_weight is None  # a larger table may lead into the bounds; else `fill` alone can
+        if last or (near_enough and not (outside and whole and not exhausted)):
+            if outside:
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
                 cost = total_cost(costs, labels, block_rows=block_rows)
             proven = relative_gap(cost, lower_bound)

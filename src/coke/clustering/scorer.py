@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coke.clustering.costs import CostBlock, Costs
 
-_CPU_PAIRS = 2**20  # scores at a time: what a cache holds
+CPU_PAIRS = 2**20  # scores at a time: what a cache holds
 
 
 class Scored(NamedTuple):
@@ -45,7 +45,7 @@ class Scorer:
         self.duals, self.lift, self.n_clusters = duals, costs.lift(duals), costs.n_clusters
         self.reach = reach
         on_cpu = costs.device.type == "cpu"
-        self.step = min(block_rows, max(_CPU_PAIRS // self.n_clusters, 64)) if on_cpu else block_rows
+        self.step = min(block_rows, max(CPU_PAIRS // self.n_clusters, 64)) if on_cpu else block_rows
         self.width = 64 if self.n_clusters >= 512 else 32
         self.folded = on_cpu and self.n_clusters >= 2 * self.width
         n_columns = -(-self.n_clusters // self.width) * self.width if self.folded else self.n_clusters
