@@ -158,7 +158,7 @@ def assign_within(
             if last or proven <= gap or (exhausted and proven > _STUCK * previous):
                 break
             previous = proven
-        near_rows = int(min(max(4 * near_rows, 8 * off), n_total, MOST_NEAR))
+        near_rows = int(min(max(4 * len(table.rows), 8 * off), n_total, MOST_NEAR))
         n_listed = min(2 * n_listed, costs.n_clusters, max(2 * LISTED, _MOST_PAIRS // near_rows))
         duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
         if near_rows >= n_total:

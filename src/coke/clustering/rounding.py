@@ -19,14 +19,15 @@ from coke.clustering.candidates import Array, Candidates
 from coke.clustering.dual import target_sizes
 from coke.clustering.sizes import SizeBounds
 
-_MOST_OFFERS = 2**22  # as many as a problem has that is to be solved exactly
+_MOST_OFFERS = 2**20  # of a table that does not list all there is
 
 
 class Exchange:
     """Which kept row leaves cluster a for b most cheaply, for every pair of clusters that shares rows.
 
     Offers are sorted once; a row that has moved makes its old offers void (seen when they come to the top) and
-    new ones that go to a heap beside. Of very many only the cheapest under ``duals`` are looked at.
+    new ones that go to a heap beside. Of very many only the cheapest under ``duals`` are looked at,
+    unless all rows and clusters are there.
     """
 
     def __init__(self, candidates: Candidates, column: Array, duals: Array) -> None:
@@ -36,7 +37,7 @@ class Exchange:
         price = candidates.costs - candidates.costs[column, each]
         pair = self.own * n_clusters + candidates.labels
         other = candidates.labels != self.own
-        if np.count_nonzero(other) > _MOST_OFFERS:
+        if not candidates.is_complete and np.count_nonzero(other) > _MOST_OFFERS:
             reduced = price - (duals[candidates.labels] - duals[self.own])
             other &= reduced <= np.partition(reduced[other], _MOST_OFFERS)[_MOST_OFFERS]
         row = np.broadcast_to(each, price.shape)
