@@ -6,6 +6,7 @@ Legend: N rows, D features, K clusters.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -19,8 +20,8 @@ from torch import Tensor
 from coke import distributed
 from coke.clustering.arguments import bounds_asked, check_parameters, open_rows, open_weights, shared_seed
 from coke.clustering.assignment import GAP, Assignment
-from coke.clustering.costs import COSINE, EUCLIDEAN
-from coke.clustering.lloyd import Fit, assign_rows, lloyd, nearest_centers, returned_dtype
+from coke.clustering.costs import EUCLIDEAN
+from coke.clustering.lloyd import Fit, assign_rows, distances, lloyd, nearest_centers, returned_dtype
 from coke.clustering.rows import as_weights, look_at
 from coke.clustering.seeding import checked_centers, n_starts, starting_centers
 from coke.clustering.streaming import Stream
@@ -157,7 +158,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 tolerance=self.tol * rows.sample.variance,
                 gap=self.gap,
                 block_rows=self.block_rows,
-                progress=self._progress if self.verbose else None,
+                progress=partial(print, flush=True) if self.verbose else None,
             )
             if best is None or found.assignment.cost < best.assignment.cost:
                 best = found
@@ -178,16 +179,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         check_is_fitted(self)
         vectors = open_rows(self, X, reset=False)
         look_at(vectors, 1, metric=self.metric)
-        centers = self._centers(vectors)
-        parts = []
-        for _, block in vectors.blocks(max(1, 2**20 // len(centers))):
-            rows = block.double()
-            if self.metric == COSINE:
-                cosine = torch.nn.functional.normalize(rows, dim=1) @ centers.t()
-                parts.append((1 - cosine).to(returned_dtype(vectors.dtype)))
-            else:
-                parts.append(torch.cdist(rows, centers).to(returned_dtype(vectors.dtype)))
-        return self._out(torch.cat(parts), X)
+        return self._out(distances(vectors, self._centers(vectors), self.metric), X)
 
     def assign(
         self,
@@ -298,9 +290,6 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         weights, _ = open_weights(vectors, sample_weight, None)
         rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
         return nearest_centers(rows, self._centers(vectors), block_rows=self.block_rows)
-
-    def _progress(self, line: str) -> None:
-        print(line, flush=True)
 
     def _centers(self, vectors: Vectors) -> Tensor:
         centers = torch.as_tensor(self.cluster_centers_).to(vectors.device)

@@ -27,11 +27,13 @@ from coke.clustering.assignment import (
 )
 from coke.clustering.candidates import Array, Candidates
 from coke.clustering.centers import CenterSums
+from coke.clustering.costs import COSINE, unit_rows
 from coke.clustering.dual import off_target, search_duals
 from coke.clustering.rounding import round_to_bounds
 from coke.clustering.rows import Rows
 from coke.clustering.sizes import SizeBounds
 from coke.clustering.sweep import Focus, sweep
+from coke.vectors import Vectors
 
 _NEAR_PER_CLUSTER = 20  # near rows, at first
 _FEWEST_NEAR = 4  # near rows per cluster, where little was off before
@@ -171,6 +173,16 @@ def nearest_centers(rows: Rows, centers: Tensor, *, block_rows: int | None = Non
     focus = Focus(0.0, 0, certify=True)
     swept = sweep(rows.costs(centers), np.zeros(len(centers)), labels, focus, block_rows=block_rows)
     return labels, swept.cost
+
+
+def distances(vectors: Vectors, centers: Tensor, metric: str) -> Tensor:
+    """Distance of every row to each center [K, D]: [N, K], Euclidean or 1 - cosine."""
+    parts = []
+    for _, block in vectors.blocks(max(1, 2**20 // len(centers))):
+        cosine = metric == COSINE
+        found = 1 - unit_rows(block) @ centers.t() if cosine else torch.cdist(block.double(), centers)
+        parts.append(found.to(returned_dtype(vectors.dtype)))
+    return torch.cat(parts)
 
 
 def follow(duals: Array, sizes: Array, gains: Array) -> Array:
