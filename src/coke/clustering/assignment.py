@@ -149,8 +149,10 @@ def assign_within(
         cost = table.settled_cost + float(table.costs[column, each].sum())
         sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
         outside = bool(violation(sizes, bounds).any())
-        whole = costs.size_weight is None  # a larger table may lead into the bounds; else `fill` alone can
-        if last or (near_enough and not (outside and whole and not exhausted)):
+        leads_on = (
+            outside and costs.size_weight is None and not exhausted
+        )  # a larger table may lead into the bounds
+        if last or (near_enough and not leads_on):
             if outside:
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
                 cost = total_cost(costs, labels, block_rows=block_rows)

@@ -11,6 +11,7 @@ All arrays are numpy, on the host: this is capped work, whatever N is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Candidates:
         beyond: [M] float64 lower bound on the reduced cost, at ``duals``, of every cluster not listed.
         weights: [M] size weight of each row, or None for 1.
         settled_sizes: [K] rows (or size weight) that keep their cluster.
-        settled_cost: sum of their costs, where the sweep was asked for it.
+        settled_cost: sum of their costs; nan where the sweep was not asked for it.
         settled_margin: by how much, per unit of size weight, each of them leads at ``duals``.
         duals: [K] float64 at which the table was made.
 
@@ -88,7 +89,7 @@ class Candidates:
         """K."""
         return len(self.settled_sizes)
 
-    @property
+    @cached_property
     def is_complete(self) -> bool:
         """Whether no row is settled and no cluster beyond the listed ones."""
         return self.settled_margin == np.inf and bool(np.isinf(self.beyond).all())

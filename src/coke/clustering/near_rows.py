@@ -116,7 +116,7 @@ class NearRows:
         return Near(none.long(), clusters, cost, none, none, none)
 
     def table(self, sizes: Array, cost_of_all: float) -> Candidates:
-        """The near rows of all processes, and what the others add up to."""
+        """The near rows of all processes, and what ``sizes`` [K] and ``cost_of_all``, or nan, are without them."""
         if self.n_held > self.max_rows:
             self._thin()
         self.held = [Near(*distributed.gather_uneven(self._joined()))]
@@ -140,7 +140,7 @@ class NearRows:
             beyond=beyond,
             weights=weights,
             settled_sizes=np.maximum(sizes - np.bincount(first, weights, n_clusters), 0),
-            settled_cost=float(cost_of_all - own.sum()) if np.isfinite(cost_of_all) else 0.0,
+            settled_cost=float(cost_of_all - own.sum()),
             settled_margin=reach if n_clusters > 1 else np.inf,
             duals=self.duals.cpu().numpy().copy(),
         )

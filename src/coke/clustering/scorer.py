@@ -23,7 +23,7 @@ class Scored(NamedTuple):
     label: Tensor
     """int64 [b] cluster of the least reduced cost, the lower of equals."""
     near: Tensor
-    """int64 [P] rows that may be within reach of a boundary, ascending."""
+    """int64 [P] rows that may be within reach of a boundary, or that scores alone cannot tell; ascending."""
     scores: Tensor
     """float32 [P, K] theirs: minus the reduced costs, but for a constant of each row."""
     tolerance: Tensor
@@ -42,8 +42,7 @@ class Scorer:
     """
 
     def __init__(self, costs: Costs, duals: Tensor, reach: float | None, block_rows: int) -> None:
-        self.duals, self.lift, self.n_clusters = duals, costs.lift(duals), costs.n_clusters
-        self.reach = reach
+        self.lift, self.n_clusters, self.reach = costs.lift(duals), costs.n_clusters, reach
         on_cpu = costs.device.type == "cpu"
         self.step = min(block_rows, max(CPU_PAIRS // self.n_clusters, 64)) if on_cpu else block_rows
         self.width = 64 if self.n_clusters >= 512 else 32
@@ -69,9 +68,7 @@ class Scorer:
         if len(doubt):
             rows, own = near[doubt], scores[doubt]
             least = own.amax(1) - 2 * tolerance[doubt]
-            label[rows] = exactly_best(block, own, self.duals, rows, least, 1)[:, 0]
-        if self.reach is None:
-            near, scores, tolerance = near[:0], scores[:0], tolerance[:0]
+            label[rows] = exactly_best(block, own, self.lift.duals, rows, least, 1)[:, 0]
         return Scored(label, near, scores, tolerance)
 
     def _part(self, block: CostBlock, first: int, within: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ class ParquetVectors(FileVectors):
                 self._metadata = file.metadata
                 schema = file.schema_arrow
                 self._column = _vector_column(schema, column, path)
-                head = next(file.iter_batches(batch_size=1, columns=[self._column]), None)
+                head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
         groups = [self._metadata.row_group(index).num_rows for index in range(self._metadata.num_row_groups)]
@@ -61,6 +61,7 @@ class ParquetVectors(FileVectors):
             "batch_size": max(1, min(wanted_rows, _BATCH_VALUES // self.n_features)),
             "row_groups": list(range(begin, end + 1)),
             "columns": [self._column],
+            "use_threads": False,  # they share out columns, and there is one
         }
         try:
             with pq.ParquetFile(self._path, metadata=self._metadata, **_READING) as file:
