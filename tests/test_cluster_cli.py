@@ -224,6 +224,8 @@ def test_python_goes_on_from_the_file(data: Path) -> None:
     assert km.predict(new).tolist() == nearest["cluster"].to_pylist()
     assert km.get_feature_names_out()[-1] == f"constrainedkmeans{K - 1}"
     assert np.bincount(km.assign(new, min_size=12), minlength=K).min() >= 12
+    streamed = coke.load_clustering("c.safetensors").partial_fit(new)  # goes on from what the file counts
+    assert streamed.counts_.sum() == N + len(new)
     again = km.set_params(min_size=30).fit(rows)  # from where the file stands
     assert (again.labels_ == first).mean() > 0.9
     assert again.counts_.min() >= 30

@@ -10,10 +10,10 @@ from coke.clustering.estimator import ConstrainedKMeans
 
 
 def load_clustering(path: str | Path) -> ConstrainedKMeans:
-    """The estimator of a safetensors file of `coke cluster`: predict, assign and transform work at once.
+    """The estimator of a safetensors file of `coke cluster`: predict, assign, transform work at once.
 
-    ``fit`` goes on from its centers and duals, so that clusters keep their numbers. Sizes belong to a set of rows, not
-    to the file: give them to `assign`, or set them before `fit`.
+    ``fit`` and ``partial_fit`` go on from its centers and duals, so that clusters keep their numbers. Sizes belong to a
+    set of rows, not to the file: give them to `assign`, or set them before `fit`.
 
     Raises:
         DataError: nothing there, another kind of file or a later version, or tensors that do not fit together.
@@ -35,5 +35,9 @@ def restored(known: Clustering, **settings: Any) -> ConstrainedKMeans:
     km.cluster_centers_, km.duals_, km.counts_ = (
         values.numpy() for values in (known.centers, known.duals, known.counts)
     )
+    km._weights, km.inertia_ = (
+        known.counts.double(),
+        float(known.facts.get("inertia", 0.0)),
+    )  # for `partial_fit`
     km.n_features_in_, km._n_features_out = known.centers.shape[1], len(known.centers)
     return km
