@@ -1,0 +1,209 @@
+"""Every run that a claim of docs/evidence.md asks for, as data: what differs from the scale's base settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+VIEW = {"size": 32, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
+STRONG = {"size": 32, "crop": [0.2, 1.0], "jitter": [0.4, 0.4, 0.4, 0.1], "gray": 0.2}  # usual for SimCLR
+SMALL = {"size": 16, "crop": [0.08, 0.35], "jitter": VIEW["jitter"], "gray": 0.2}
+VIEWS = {
+    "one": [VIEW],
+    "two": [VIEW, {**VIEW, "solarise": 0.2}],
+    "two alike": [VIEW, VIEW],
+    "two strong": [STRONG, STRONG],
+    "multi-crop": [VIEW, {**VIEW, "solarise": 0.2}, {**SMALL, "clusters": False, "count": 4}],
+}
+COST = {"one": 1.0, "two": 2.0, "two alike": 2.0, "two strong": 2.0, "multi-crop": 3.0}  # in images of 32 px
+SWAPPED = {"objective": {"temperature": 0.05, "label_weight": 0.2, "prediction_share": 1.0}}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The settings that all contenders of a scale share, and coke's own."""
+
+    name: str
+    base: dict[str, Any]
+    n_images: int | None  # of the balanced training set; None: the whole pool
+    epochs: int  # of one view an image, after coke's clustering pass
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender: a method on a training set, with what differs from the scale's settings."""
+
+    name: str
+    method: str = "coke"
+    data: str = "balanced"
+    views: str = "one"
+    epochs: float = 1.0  # of the scale's
+    settings: dict[str, Any] = field(default_factory=dict)  # keys of coke's configuration
+    options: dict[str, Any] = field(default_factory=dict)  # of a peer's constructor
+    seeds: int | None = None  # the first so many of the scale's
+
+
+SCALES = {
+    "small": Scale(
+        "small",
+        {
+            "backbone": "coke_conv5_w16",
+            "n_clusters": [40, 60],
+            "batch_size": 128,
+            "learning_rate": 0.06,
+            "warmup_epochs": 2,
+            "averaging_share": 0.0,
+            "precision": "bf16-mixed",
+        },
+        n_images=12_600,
+        epochs=12,
+        seeds=(0, 1, 2),
+    ),
+    "full": Scale(
+        "full",
+        {
+            "backbone": "coke_resnet18_small",
+            "n_clusters": [150, 200],
+            "batch_size": 512,
+            "learning_rate": 0.24,
+            "warmup_epochs": 10,
+            "averaging_share": 0.0,
+            "precision": "bf16-mixed",
+        },
+        n_images=None,
+        epochs=200,
+        seeds=(0, 1, 2),
+    ),
+}
+
+
+def entries(claim: str, scale: Scale) -> list[Entry]:
+    """The contenders of a claim, the baseline ("coke") among them wherever it belongs."""
+    return CLAIMS[claim](scale)
+
+
+def _sizes(scale: Scale) -> list[Entry]:
+    """Claim 2: ratio r of the minimum size, against balance and no bound."""
+    small = scale.name == "small"
+    ratios = (0.0, 0.4, 1.0) if small else (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    found = []
+    for data in ("balanced", "imbalance-50") if small else ("balanced", *(f"imbalance-{i}" for i in (10, 50, 100))):
+        suffix = "" if data == "balanced" else f", {data}"
+        for ratio in ratios:
+            name = "coke" if ratio == 0.4 else f"coke, r = {ratio:g}"
+            found.append(Entry(name + suffix, data=data, settings={"min_size_ratio": ratio}))
+        found.append(Entry(f"sinkhorn{suffix}", "sinkhorn", data=data))
+    return found
+
+
+def _views(scale: Scale) -> list[Entry]:
+    """Claim 1: one view against two-view contrastive learning at equal images, and at about equal time."""
+    return [Entry("coke"), *_tuned(0.5), *(_tuned(0.7, "moco", ", equal time"))]
+
+
+def _tuned(epochs: float, only: str | None = None, suffix: str = "") -> list[Entry]:
+    """SimCLR and MoCo v2 as the study found them best on held-out images."""
+    found = [
+        Entry(f"simclr{suffix}", "simclr", views="two strong", epochs=epochs),
+        Entry(f"moco{suffix}", "moco", views="two strong", epochs=epochs),
+    ]
+    return [entry for entry in found if only in (None, entry.method)]
+
+
+def _study(scale: Scale) -> list[Entry]:
+    """Which settings matter: one change at a time, for coke and for its rivals; held-out images decide."""
+    heads, rate = scale.base["n_clusters"], scale.base["learning_rate"]
+
+    def times(factor: float) -> list[int]:
+        return [max(2, round(factor * k)) for k in heads]
+
+    coke = {
+        "K / 2": {"n_clusters": times(0.5)},
+        "K x 2": {"n_clusters": times(2)},
+        "dual step / 3": {"dual_climb": 1.1},
+        "dual step x 3": {"dual_climb": 9.9, "dual_largest_hit": 0.09},
+        "temperature / 2": {"objective.temperature": 0.05},
+        "temperature x 2": {"objective.temperature": 0.2},
+        "learning rate / 2": {"learning_rate": rate / 2},
+        "learning rate x 2": {"learning_rate": rate * 2},
+    }
+    found = [Entry("coke"), *(Entry(f"coke, {name}", settings=change) for name, change in coke.items())]
+    for method in ("simclr", "moco"):
+        base = {"method": method, "views": "two alike", "epochs": 0.5}
+        found += [
+            Entry(f"{method}, mild views", **base),
+            Entry(f"{method}", **{**base, "views": "two strong"}),
+            Entry(f"{method}, learning rate x 2", **base, settings={"learning_rate": 2 * rate}),
+        ]
+    found += [
+        Entry("simclr, T 0.5", "simclr", views="two alike", epochs=0.5, options={"temperature": 0.5}),
+        Entry("simclr, learning rate / 2", "simclr", views="two alike", epochs=0.5, settings={"learning_rate": rate / 2}),
+        Entry("moco, T 0.1", "moco", views="two alike", epochs=0.5, options={"temperature": 0.1}),
+    ]
+    return found
+
+
+def _batch(scale: Scale) -> list[Entry]:
+    """Claim 3: k-means every epoch over stored features."""
+    return [Entry("coke"), Entry("batch k-means", "batch-kmeans")]
+
+
+def _variance(scale: Scale) -> list[Entry]:
+    """Claim 4: averaged centers and labels; one, two, many views at equal images."""
+    return [
+        Entry("coke"),
+        Entry("coke, averaging", settings={"averaging_share": 0.2}),
+        Entry("coke, two views", views="two", epochs=0.5, settings=SWAPPED),
+        Entry("coke, multi-crop", views="multi-crop", epochs=1 / COST["multi-crop"], settings=SWAPPED),
+    ]
+
+
+def _batch_size(scale: Scale) -> list[Entry]:
+    """Claim 5: any batch size at fixed epochs; the learning rate goes with the square root beyond the base."""
+    base, rate = scale.base["batch_size"], scale.base["learning_rate"]
+    sizes = (64, 512, 2048) if scale.name == "small" else (64, 128, 256, 1024, 2048)
+    return [
+        Entry("coke"),
+        *(
+            Entry(f"coke, batch {size}", settings={"batch_size": size, "learning_rate": round(rate * (size / base) ** 0.5, 4)})
+            for size in sizes
+        ),
+    ]
+
+
+def _decoupling(scale: Scale) -> list[Entry]:
+    """Claim 6: labels of the last epoch against labels of the same step."""
+    return [Entry("coke"), Entry("same-step labels", "same-step")]
+
+
+def _deep(scale: Scale) -> list[Entry]:
+    """Claim 7: ten clusters against the ten classes; coarse heads with a high minimum."""
+    heads = {"n_clusters": list(range(10, 101, 10)), "min_size_ratio": 0.9, "count_carry": 0.5}
+    return [Entry("coke, heads 10 to 100", views="two", epochs=0.5, settings={**SWAPPED, **heads})]
+
+
+def _table(scale: Scale) -> list[Entry]:
+    """Claim 8: coke and the field by one probe."""
+    peers = [
+        Entry("byol", "byol", views="two strong", epochs=0.5),
+        Entry("swav", "swav", views="two strong", epochs=0.5),
+    ]
+    if scale.name == "full":
+        peers.append(Entry("barlow", "barlow", views="two strong", epochs=0.5))
+    ours = [entry for entry in _variance(scale) if entry.name != "coke, averaging"]
+    return [*ours, *_tuned(0.5), *peers, Entry("supervised", "supervised")]
+
+
+CLAIMS = {
+    "study": _study,
+    "sizes": _sizes,
+    "views": _views,
+    "batch": _batch,
+    "variance": _variance,
+    "batch-size": _batch_size,
+    "decoupling": _decoupling,
+    "deep": _deep,
+    "table": _table,
+}
+ONE_SEED_WHEN_SMALL = ("study", "batch", "variance", "batch-size", "decoupling", "deep", "table")
