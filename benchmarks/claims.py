@@ -102,6 +102,8 @@ def main() -> None:
         if not path.exists() and not options.dry_run:
             common.write_json(path, {"environment": where, "scores": baselines(scale, data, seed)})
     for entry, seed in runs:
+        if options.dry_run:
+            entry = replace(entry, settings={k: v for k, v in entry.settings.items() if k != "batch_size"})
         path = folder / file_name(entry.name, seed)
         if path.exists() and not options.dry_run:
             print(f"{path.stem}: there already", flush=True)

@@ -68,7 +68,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
         image = _over_white(image) if image.has_transparency_data else image.convert("RGB")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory: crops are cut faster so
 
 
 def _orientation(image: Image.Image) -> int:
