@@ -3,7 +3,7 @@
 ``--scale small`` is five convolutions (13 MFLOP an image), 12,600 images and 12 epochs, for one CPU thread;
 ``--scale full`` is the small-stem ResNet-18 on the pool of 45,000 images for a GPU. One JSON per run under
 ``results/claims/SCALE``; a run whose file is there is not run again. ``--dry-run`` shows that every run of a scale
-starts, steps, and is probed, on 256 images, and writes nothing. ``python benchmarks/evidence_page.py`` makes the tables.
+starts, steps, and is probed, on 256 images, and writes nothing. ``benchmarks/evidence_page.py`` makes the tables.
 
     python benchmarks/claims.py sizes views study                   # needs: pip install --no-deps lightly
     python benchmarks/claims.py table --scale full
@@ -35,9 +35,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scale", default="small", choices=sorted(SCALES))
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder of parquet files; default {DATA}")
     parser.add_argument("--seeds", default=None, help="comma-separated; default the claim's")
+    parser.add_argument("--minutes", type=float, default=None, help="of training each, instead of epochs")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for all contenders")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--share", default="0/1", help="i/n: every n-th run from the i-th on")
-    parser.add_argument("--dry-run", action="store_true", help=f"{DRY_IMAGES} images, two epochs, nothing written")
+    parser.add_argument(
+        "--dry-run", action="store_true", help=f"{DRY_IMAGES} images, two epochs, nothing written"
+    )
     parser.add_argument("--list", action="store_true", help="name the runs and stop")
     options = parser.parse_args()
     options.dry_run |= options.quick
@@ -45,7 +49,9 @@ def parse() -> argparse.Namespace:
     if unknown:
         sys.exit(f"unknown claim {', '.join(unknown)}: there are {', '.join(CLAIMS)}")
     if not options.data.exists():
-        sys.exit(f"{options.data} is not there: give --data, a folder of CIFAR-10 as parquet (train-*, test-*)")
+        sys.exit(
+            f"{options.data} is not there: give --data, a folder of CIFAR-10 as parquet (train-*, test-*)"
+        )
     return options
 
 
@@ -96,7 +102,11 @@ def main() -> None:
     if options.dry_run:
         scale, data = replace(scale, n_images=None, epochs=2), data.first(DRY_IMAGES)
         scale.base.update(batch_size=64, n_clusters=[10, 20], warmup_epochs=1)
+    if options.compile:
+        scale.base["compile"] = True
     folder = common.RESULTS / "claims" / options.scale
+    if options.minutes is not None:
+        folder = folder.with_name(f"{folder.name}-{options.minutes:g}-minutes")
     for seed in sorted({seed for _, seed in runs}):
         path = folder / f"baselines-seed{seed}.json"
         if not path.exists() and not options.dry_run:
@@ -109,7 +119,7 @@ def main() -> None:
             print(f"{path.stem}: there already", flush=True)
             continue
         began = time.perf_counter()
-        result = run(entry, scale, data, seed)
+        result = run(entry, scale, data, seed, options.minutes)
         scores = "  ".join(f"{key} {100 * value:.1f}" for key, value in result["scores"].items())
         print(
             f"{path.stem}: {scores}; {result['seconds']['compute']:.0f} s of training, "

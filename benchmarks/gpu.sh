@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All checks that want a GPU, one after the other: tests, step, clustering, bounded, evidence.
+# All checks that want a GPU, one after the other: tests, throughput, goal, table, claims, step, clustering, bounded,
+# evidence.
 #
 # NOT RUN YET: no GPU was at hand when this was written. No figure of this project comes from it.
 #
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 data=${1:-../shared/data/cifar10}
 python=${PYTHON:-python3}
-stages=${STAGES:-"tests step clustering bounded evidence"}
+stages=${STAGES:-"tests throughput goal table views sizes step clustering bounded evidence"}
 seeds=${SEEDS:-0}
 minutes=${MINUTES:-6}
 results=${OUT:-benchmarks/results}
@@ -32,6 +33,23 @@ for stage in $stages; do
             timeout 260 "$python" benchmarks/step.py --device cuda --precision "$precision" --batch-size 512 \
                 --out "$results/step-cuda-$precision.json"
         done
+        ;;
+    throughput)
+        for flags in "" "--compile"; do
+            timeout 280 "$python" benchmarks/throughput.py --device cuda --precision bf16-mixed --batch-size 512 \
+                --pairs 5 $flags --profile "$results/throughput-cuda.trace.json" \
+                --out "$results/throughput-cuda${flags:+-compiled}.json"
+        done
+        ;;
+    table | views | sizes | batch | variance | batch-size | decoupling | deep | study)
+        # MINUTES bounds each contender; a run whose result is there is not run again, so that pieces add up
+        timeout 580 "$python" benchmarks/claims.py "$stage" --scale full --data "$data" --seeds "$seeds" \
+            --minutes "$minutes" || [ $? = 124 ]
+        ;;
+    goal)
+        timeout 590 "$python" benchmarks/evidence.py --scale full --views 2 --tag goal --seeds "$seeds" --data "$data" \
+            --runs "$results/../../runs/evidence" --out "$results/evidence-goal.json" \
+            precision=bf16-mixed compile=true batch_size=512 learning_rate=0.24 max_minutes="$minutes"
         ;;
     clustering)
         timeout 300 "$python" benchmarks/clustering.py --device cuda --out "$results/clustering-cuda.json"

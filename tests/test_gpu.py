@@ -7,8 +7,12 @@ import torch
 from torch.nn.functional import normalize
 
 import coke
+from coke.training import augment
 from coke.training.network import Output
 from coke.training.objective import Objective
+from coke.training.plan import make_plan
+from coke.training.session import Session
+from coke.training.views import View
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,6 +38,16 @@ def test_clustering_follows_the_cpu(ratio):
         there.end_epoch()
         for name in ("centers", "frozen_centers", "duals"):
             torch.testing.assert_close(getattr(there, name).cpu(), getattr(here, name), atol=1e-5, rtol=1e-5)
+
+
+def test_views_follow_the_cpu():
+    view = View(size=16, jitter=(0.4, 0.4, 0.2, 0.1), gray=0.5, blur=0.5, solarise=0.5, invert=0.5)
+    images, draws = torch.rand(32, 3, 16, 16), augment.draw(view, 32, torch.Generator().manual_seed(0))
+    here = augment.colour(augment.orient(images, draws, view), draws, view)
+    moved = draws.to(torch.device("cuda"))
+    there = augment.colour(augment.orient(images.cuda(), moved, view), moved, view).cpu()
+    # at the threshold of the solarisation rounding decides
+    assert ((there - here).abs() < 1e-4).float().mean() > 0.999
 
 
 def test_assignment_is_float32_under_autocast():
@@ -82,3 +96,28 @@ def test_a_run_on_the_gpu_and_its_resumption(tmp_path, precision):
     assert losses[-1] < losses[0], json.dumps(losses)
     again = coke.pretrain(out=tmp_path / "run", resume=True, epochs=4)
     assert [record["epoch"] for record in again.metrics("epoch")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("averaging_share", [0.0, 1.0])
+def test_a_step_never_waits_for_the_device(tmp_path, averaging_share):
+    """Views, network, clustering, labels: the host runs ahead of all of it, in both stages."""
+    keys = {"accelerator": "cuda", "averaging_share": averaging_share, "tensorboard": False, "epochs": 9}
+    session = Session(make_plan("textures", None, keys), None)
+    learner, batches = session.trainer.learner, session.trainer.batches
+    learner.network.train()
+    for epoch in range(4):  # the clustering pass, the first steps of a kind, and two epochs that are watched
+        learner.begin_epoch(epoch)
+        torch.cuda.set_sync_debug_mode("error" if epoch >= 2 else "default")
+        try:
+            for parts in batches.epoch(epoch):
+                learner.step(parts, train=epoch > 0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        learner.end_epoch()
+
+
+def test_a_compiled_run(tmp_path):
+    keys = {"compile": True, "precision": "bf16-mixed", "linear_probe": False, "tensorboard": False}
+    run = coke.pretrain("textures", out=tmp_path / "run", epochs=3, accelerator="cuda", **keys)
+    losses = [record["loss"] for record in run.metrics("epoch")][1:]
+    assert losses[-1] < losses[0], json.dumps(losses)

@@ -88,7 +88,9 @@ def _sizes(scale: Scale) -> list[Entry]:
     small = scale.name == "small"
     ratios = (0.0, 0.4, 1.0) if small else (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     found = []
-    for data in ("balanced", "imbalance-50") if small else ("balanced", *(f"imbalance-{i}" for i in (10, 50, 100))):
+    for data in (
+        ("balanced", "imbalance-50") if small else ("balanced", *(f"imbalance-{i}" for i in (10, 50, 100)))
+    ):
         suffix = "" if data == "balanced" else f", {data}"
         for ratio in ratios:
             name = "coke" if ratio == 0.4 else f"coke, r = {ratio:g}"
@@ -138,7 +140,13 @@ def _study(scale: Scale) -> list[Entry]:
         ]
     found += [
         Entry("simclr, T 0.5", "simclr", views="two alike", epochs=0.5, options={"temperature": 0.5}),
-        Entry("simclr, learning rate / 2", "simclr", views="two alike", epochs=0.5, settings={"learning_rate": rate / 2}),
+        Entry(
+            "simclr, learning rate / 2",
+            "simclr",
+            views="two alike",
+            epochs=0.5,
+            settings={"learning_rate": rate / 2},
+        ),
         Entry("moco, T 0.1", "moco", views="two alike", epochs=0.5, options={"temperature": 0.1}),
     ]
     return found
@@ -162,11 +170,14 @@ def _variance(scale: Scale) -> list[Entry]:
 def _batch_size(scale: Scale) -> list[Entry]:
     """Claim 5: any batch size at fixed epochs; the learning rate goes with the square root beyond the base."""
     base, rate = scale.base["batch_size"], scale.base["learning_rate"]
-    sizes = (64, 512, 2048) if scale.name == "small" else (64, 128, 256, 1024, 2048)
+    sizes = (64, 2048) if scale.name == "small" else (64, 128, 256, 1024, 2048)
     return [
         Entry("coke"),
         *(
-            Entry(f"coke, batch {size}", settings={"batch_size": size, "learning_rate": round(rate * (size / base) ** 0.5, 4)})
+            Entry(
+                f"coke, batch {size}",
+                settings={"batch_size": size, "learning_rate": round(rate * (size / base) ** 0.5, 4)},
+            )
             for size in sizes
         ),
     ]
@@ -175,6 +186,19 @@ def _batch_size(scale: Scale) -> list[Entry]:
 def _decoupling(scale: Scale) -> list[Entry]:
     """Claim 6: labels of the last epoch against labels of the same step."""
     return [Entry("coke"), Entry("same-step labels", "same-step")]
+
+
+def _improvements(scale: Scale) -> list[Entry]:
+    """Beyond the paper: what is worth a place in the recipes."""
+    found = [Entry("coke"), Entry("coke, turning", "turning")]
+    if scale.name == "full":
+        heads = {"n_clusters": list(range(10, 101, 10)), "min_size_ratio": 0.9}
+        found += [
+            Entry("coke, counts carried", settings={"count_carry": 0.5}),
+            Entry("coke, ten heads", settings=heads),
+            Entry("coke, ten heads, turning", "turning", settings=heads),
+        ]
+    return found
 
 
 def _deep(scale: Scale) -> list[Entry]:
@@ -203,7 +227,17 @@ CLAIMS = {
     "variance": _variance,
     "batch-size": _batch_size,
     "decoupling": _decoupling,
+    "improvements": _improvements,
     "deep": _deep,
     "table": _table,
 }
-ONE_SEED_WHEN_SMALL = ("study", "batch", "variance", "batch-size", "decoupling", "deep", "table")
+ONE_SEED_WHEN_SMALL = (
+    "study",
+    "batch",
+    "variance",
+    "batch-size",
+    "decoupling",
+    "improvements",
+    "deep",
+    "table",
+)

@@ -34,6 +34,7 @@ from contest.peers import PEERS, PeerLearner, Supervised
 from contest.variants import VARIANTS
 
 Contender = Learner | PeerLearner
+_TIMED_STEPS = 24
 
 
 def configure(entry: Entry, scale: Scale, images: ImageSet, seed: int) -> Config:
@@ -71,29 +72,51 @@ def make(entry: Entry, config: Config, images: ImageSet, batches: Batches) -> Co
     return learner
 
 
-def epochs_of(batches: Batches, config: Config, clusters: bool) -> Iterator[tuple[int, bool, Iterator[list[Batch]]]]:
-    """Each epoch's number, whether it trains, and its steps."""
-    for epoch in range(0 if clusters else 1, config.epochs):
-        yield epoch, epoch >= config.clustering_epochs, batches.epoch(epoch)
-
-
-def run(entry: Entry, scale: Scale, data: Data, seed: int) -> dict[str, Any]:
-    """Train and probe; everything that the tables need."""
-    images = subset(data.pool, entry.data, scale.n_images)
-    config = configure(entry, scale, images, seed)
-    torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = Batches(
+def make_batches(images: ImageSet, config: Config, device: torch.device) -> Batches:
+    """The views of a configuration, made from images that stay on the device."""
+    return Batches(
         images,
         [*config.large_views, *config.small_views],
         batch_size=config.batch_size,
         accumulate=1,
         mean=config.mean,
         std=config.std,
-        seed=seed,
+        seed=config.seed,
         workers=0,
         device=device,
     )
+
+
+def epochs_of(
+    batches: Batches, config: Config, clusters: bool
+) -> Iterator[tuple[int, bool, Iterator[list[Batch]]]]:
+    """Each epoch's number, whether it trains, and its steps."""
+    for epoch in range(0 if clusters else 1, config.epochs):
+        yield epoch, epoch >= config.clustering_epochs, batches.epoch(epoch)
+
+
+def epochs_in(seconds: float, entry: Entry, config: Config, images: ImageSet, batches: Batches) -> int:
+    """How many epochs of training fit, by the median of some steps of a contender that is thrown away."""
+    learner, device = make(entry, config, images, batches), batches.device
+    steps, times = batches.epoch(1), []
+    for _ in range(min(_TIMED_STEPS, batches.n_steps)):
+        began = _seconds(device)
+        learner.step(next(steps), True)
+        times.append(_seconds(device) - began)
+    settled = sorted(times[len(times) // 3 :])
+    return max(1, int(seconds / (settled[len(settled) // 2] * batches.n_steps)))
+
+
+def run(entry: Entry, scale: Scale, data: Data, seed: int, minutes: float | None = None) -> dict[str, Any]:
+    """Train and probe; everything that the tables need. ``minutes`` of training replace the entry's epochs."""
+    images = subset(data.pool, entry.data, scale.n_images)
+    config = configure(entry, scale, images, seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = make_batches(images, config, device)
+    if minutes is not None:
+        epochs = epochs_in(60 * minutes, entry, config, images, batches) + 1
+        config = config.replaced(epochs=epochs)
+    torch.manual_seed(seed)
     learner = make(entry, config, images, batches)
     clusters = isinstance(learner, Learner)
     began, wall = _seconds(device), time.perf_counter()
@@ -135,11 +158,12 @@ def probe(backbone: nn.Module, data: Data, config: Config, *, raw: bool = False)
     else:
         bank, held, test = (extract(backbone, images, size=size, **normal) for images in parts)
     bank_labels, held_labels, test_labels = (labels_of(images) for images in parts)
+    found: Any = cluster_scores(test, test_labels, seed=0)
     return {
         "held_knn": knn_accuracy(bank, bank_labels, held, held_labels),
         "knn": knn_accuracy(bank, bank_labels, test, test_labels),
         "linear": linear_probe(bank, bank_labels, test, test_labels).accuracy,
-        **{key: value for key, value in cluster_scores(test, test_labels, seed=0).items() if key in ("accuracy", "nmi", "ari")},
+        **{key: found[key] for key in ("accuracy", "nmi", "ari")},
     }
 
 

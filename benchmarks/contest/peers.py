@@ -8,6 +8,7 @@ Shapes: B batch, F backbone features, D = 128.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ DIM = 128
 def _mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
     """Linear layers with batch norm and ReLU between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-2], widths[1:-1], strict=True):
+    for before, after in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
     return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1])] if last_norm else []))
@@ -213,11 +214,11 @@ class PeerLearner:
         self, config: Config, method: Method, *, steps_per_epoch: int, n_epochs: int, fabric: Fabric
     ) -> None:
         method = method.to(memory_format=torch.channels_last)
+        if config.compile:
+            method.compile(dynamic=False)
         self.fabric, self.total = fabric, n_epochs * steps_per_epoch
         self.network, self.optimizer = fabric.setup(method, make_optimizer(method, config))
-        self.schedule = Schedule(
-            config.learning_rate, n_epochs, 0, config.warmup_epochs, steps_per_epoch
-        )
+        self.schedule = Schedule(config.learning_rate, n_epochs, 0, config.warmup_epochs, steps_per_epoch)
         self.losses: list[Tensor] = []
 
     def begin_epoch(self, epoch: int) -> None:

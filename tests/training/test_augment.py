@@ -135,6 +135,22 @@ def test_colour_leaves_its_input_alone():
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("cached", [1, 2000, 3000, 1 << 30])
+def test_parts_that_fit_the_caches_change_nothing(monkeypatch, cached):
+    view = View(size=16, jitter=(0.4, 0.4, 0.2, 0.1), gray=0.5, blur=0.5, solarise=0.5, invert=0.5)
+    images, draws = pictures(11), augment.draw(view, 11, seeded())
+    seen = []
+
+    def change(some, their):
+        seen.append(len(some))
+        return augment.colour(some, their, view)
+
+    monkeypatch.setattr(augment, "_CACHED", cached)
+    found = augment.in_parts(images, draws, change)
+    assert seen == {1: [1] * 11, 2000: [2] * 5 + [1], 3000: [3] * 3 + [2]}.get(cached, [11])
+    assert_close(found, augment.colour(images, draws, view), 1e-6)
+
+
 # ---------------------------------------------------------------------------------------------- place
 
 BOXES = torch.tensor(

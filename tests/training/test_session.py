@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import coke
@@ -105,3 +107,14 @@ def test_start_is_told_and_kept(images: Path, tmp_path: Path) -> None:
     coke.pretrain(images, out=tmp_path, backbone=tiny(), resume=True, overrides=SETTINGS)
     assert run.environment["resumed"]
     assert run.environment["decisions"] == decisions
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights(images: Path, tmp_path: Path) -> None:
+    """What is compiled is left to the GPU machine: here Dynamo runs the network as it is."""
+    with torch.compiler.set_stance("force_eager"):
+        compiled = train(images, tmp_path / "compiled", tiny(1), compile=True)
+    plain = train(images, tmp_path / "plain", tiny(1))
+    ours, theirs = load_file(compiled.backbone), load_file(plain.backbone)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert checkpoint.load(compiled)["network"].keys() == checkpoint.load(plain)["network"].keys()

@@ -28,7 +28,7 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def decode(content: Content) -> Tensor:
-    """One image as uint8 [3, height, width], RGB, upright.
+    """One image as uint8 [3, height, width], RGB, upright; channels last in memory, as crops are cut fastest.
 
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
     CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
@@ -68,7 +68,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
         image = _over_white(image) if image.has_transparency_data else image.convert("RGB")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory: crops are cut faster so
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from coke.training.views import View
 _TRIES = 10  # a crop that does not fit the image is drawn anew, then becomes the largest centred one
 _LARGEST_SIGMA = 2.0  # px at 224 px
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision
-_CACHED = 1 << 20  # values that a CPU colours at once: 4 MiB stay in its caches between one change and the next
+_CACHED = (
+    1 << 20
+)  # values that a CPU colours at once: 4 MiB stay in its caches between one change and the next
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ def orient(images: Tensor, draw: Draw, view: View) -> Tensor:
     """Flip and turn images that are cropped already: [B, 3, S, S] -> float of the same shape."""
     size = images.shape[-1]
     if view.rotation == 0:
-        floats = images.float().div_(255) if images.dtype == torch.uint8 else images
-        return torch.where(draw.flip[:, None, None, None], floats.flip(-1), floats)
+        flipped = _change(images, draw.flip, draw, lambda some, _: some.flip(-1))
+        return flipped.float().div_(255) if images.dtype == torch.uint8 else flipped
     whole = draw.angle.new_zeros(len(images), 4)
     whole[:, 2:] = size
     return warp(images, whole, draw, size)
@@ -136,34 +139,58 @@ def orient(images: Tensor, draw: Draw, view: View) -> Tensor:
 
 def colour(images: Tensor, draw: Draw, view: View) -> Tensor:
     """Jitter, gray, blur, solarise, invert: float [B, 3, S, S] in 0 ... 1 -> the same."""
+    if view.jitter_probability > 0 and max(view.jitter) > 0:
+        jittered = (draw.jitter[:, :3] != 1).any(dim=1) | (draw.jitter[:, 3] != 0)
+        images = _change(images, jittered, draw, partial(_jitter, view=view))
+    if view.gray > 0:
+        images = _change(images, draw.gray, draw, lambda some, _: luma(some).expand_as(some))
+    if view.blur > 0:
+        radius = math.ceil(2 * _LARGEST_SIGMA * view.size / 224)
+        images = _change(images, draw.sigma > 0, draw, lambda some, their: blur(some, their.sigma, radius))
+    if view.solarise > 0:
+        images = _change(
+            images, draw.solarise, draw, lambda some, _: torch.where(some >= 0.5, 1 - some, some)
+        )
+    if view.invert > 0:
+        images = _change(images, draw.invert, draw, lambda some, _: 1 - some)
+    return images
+
+
+def in_parts(images: Tensor, draw: Draw, change: Callable[[Tensor, Draw], Tensor]) -> Tensor:
+    """``change(images, draw)``, on a CPU part by part: all its passes over one part run in the caches."""
     rows = max(1, _CACHED // max(1, images[:1].numel()))
     if images.device.type != "cpu" or len(images) <= rows:
-        return _colour(images, draw, view)
-    slices = [slice(start, start + rows) for start in range(0, len(images), rows)]
-    return torch.cat([_colour(images[part], draw.rows(part), view) for part in slices])
+        return change(images, draw)
+    parts = [slice(start, start + rows) for start in range(0, len(images), rows)]
+    first = change(images[parts[0]], draw.rows(parts[0]))
+    changed = first.new_empty(len(images), *first.shape[1:])
+    changed[parts[0]] = first
+    for part in parts[1:]:
+        changed[part] = change(images[part], draw.rows(part))
+    return changed
 
 
-def _colour(images: Tensor, draw: Draw, view: View) -> Tensor:
-    if view.jitter_probability > 0 and max(view.jitter) > 0:
-        for which in draw.order:
-            if view.jitter[which] > 0:
-                images = _JITTER[which](images, draw.jitter[:, which, None, None, None])
-    if view.gray > 0:
-        images = torch.where(draw.gray[:, None, None, None], luma(images), images)
-    if view.blur > 0:
-        images = blur(images, draw.sigma, radius=math.ceil(2 * _LARGEST_SIGMA * view.size / 224))
-    if view.solarise > 0:
-        chosen = draw.solarise[:, None, None, None] & (images >= 0.5)
-        images = torch.where(chosen, 1 - images, images)
-    if view.invert > 0:
-        images = torch.where(draw.invert[:, None, None, None], 1 - images, images)
+def _change(images: Tensor, chosen: Tensor, draw: Draw, change: Callable[[Tensor, Draw], Tensor]) -> Tensor:
+    """``change(images, draw)`` for the chosen [B]; a GPU changes all, since to count them the host would wait."""
+    if images.device.type != "cpu":
+        return torch.where(chosen[:, None, None, None], change(images, draw), images)
+    rows = chosen.nonzero()[:, 0]
+    if len(rows) == 0:
+        return images
+    return images.index_copy(0, rows, change(images.index_select(0, rows), draw.rows(rows)))
+
+
+def _jitter(images: Tensor, draw: Draw, view: View) -> Tensor:
+    for which in draw.order:
+        if view.jitter[which] > 0:
+            images = _JITTER[which](images, draw.jitter[:, which, None, None, None])
     return images
 
 
 def luma(images: Tensor) -> Tensor:
     """Brightness of each pixel, [B, 1, S, S]."""
     red, green, blue = images.unbind(1)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
+    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze(1)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -184,21 +211,23 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by ``shift`` [B, 1, 1, 1] turns, keeping saturation and value of HSV."""
-    value, lowest = images.amax(dim=1), images.amin(dim=1)
-    chroma = value - lowest
     red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    lowest = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - lowest
     divisor = torch.where(chroma > 0, chroma, 1.0)
     hue = torch.where(
         value == red,
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    hue = hue + 6 * shift[:, 0]
-    channels = []
-    for offset in (5.0, 3.0, 1.0):  # HSV to RGB without cases: f(n) = v - c max(0, min(k, 4 - k, 1))
-        position = (hue + offset) % 6
-        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
+    hue = hue.add_(6 * shift[:, 0]).remainder_(6)
+    shares = (  # HSV to RGB without cases: a channel is full two sixths of the turn around its own hue
+        (hue - 3).abs_().sub_(1),
+        (hue - 2).abs_().neg_().add_(2),
+        (hue - 4).abs_().neg_().add_(2),
+    )
+    return torch.stack([torch.addcmul(lowest, chroma, share.clamp_(0, 1)) for share in shares], dim=1)
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:

@@ -11,6 +11,7 @@ import hashlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coke import distributed
 from coke.data import ImageSet
-from coke.training.augment import Draw, colour, crop_boxes, draw, orient, warp
+from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
 from coke.training.views import View
 
 _MILD_SHRINK = 1.25  # crops up to this many times the view's side need no antialiasing
@@ -136,9 +137,8 @@ class Batches:
             plan = self.plan(epoch, step, part, order[step])  # again: cheaper than sending it
             views = []
             for crop, draws, view in zip(crops, plan.draws, self.views, strict=True):
-                draws = draws.to(self.device)
-                pixels = orient(crop.to(self.device, non_blocking=True), draws, view)
-                views.append(self._colour(pixels, draws, view))
+                pixels = crop.to(self.device, non_blocking=True)
+                views.append(in_parts(pixels, draws.to(self.device), partial(self._finish, view=view)))
             yield Batch(plan.ids, plan.all_ids, views)
 
     def _warp(self, plan: _Plan, index: int) -> Tensor:
@@ -147,10 +147,14 @@ class Batches:
         boxes = crop_boxes(draws, *self.sizes[plan.ids].unbind(1)).to(self.device, non_blocking=True)
         on_device = draws.to(self.device)
         pixels = self.pixels.index_select(0, plan.ids.to(self.device, non_blocking=True))
-        return self._colour(warp(pixels, boxes, on_device, view.size), on_device, view)
+        warped = warp(pixels, boxes, on_device, view.size)
+        return in_parts(warped, on_device, partial(self._normalised, view=view))
 
-    def _colour(self, images: Tensor, draws: Draw, view: View) -> Tensor:
-        return (colour(images, draws, view) - self.mean) / self.std
+    def _finish(self, crops: Tensor, draws: Draw, view: View) -> Tensor:
+        return self._normalised(orient(crops, draws, view), draws, view)
+
+    def _normalised(self, images: Tensor, draws: Draw, view: View) -> Tensor:
+        return (colour(images, draws, view) - self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)

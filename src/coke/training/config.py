@@ -63,6 +63,7 @@ class Config:
     max_minutes: float | None = None  # of training; epochs are cut so that the schedule still completes
     accelerator: str = "auto"
     devices: int | str = "auto"
+    compile: bool = False  # the network by torch.compile: costs a minute or more at the start
     workers: int | None = (
         None  # processes that decode; None: as many as there are cores, 0 for images in memory
     )
@@ -167,7 +168,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 FREE = frozenset(
     (
-        *("data", "epochs", "max_minutes", "accelerator", "devices", "workers"),
+        *("data", "epochs", "max_minutes", "accelerator", "devices", "compile", "workers"),
         *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),
         *("log_every", "knn_every", "knn_images", "tensorboard", "linear_probe", "max_unreadable_share"),
     )
