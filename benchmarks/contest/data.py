@@ -26,8 +26,9 @@ class Data:
     test: ImageSet
 
     def first(self, n_images: int) -> Data:
-        """A few images of each part, for a dry run."""
-        return Data(*(part.subset(range(n_images)) for part in (self.pool, self.held, self.test)))
+        """At most so many images of each part, for a dry run."""
+        parts = (self.pool, self.held, self.test)
+        return Data(*(part.subset(range(min(n_images, len(part)))) for part in parts))
 
 
 def load(path: Path) -> Data:

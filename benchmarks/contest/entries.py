@@ -41,7 +41,6 @@ class Entry:
     epochs: float = 1.0  # of the scale's
     settings: dict[str, Any] = field(default_factory=dict)  # keys of coke's configuration
     options: dict[str, Any] = field(default_factory=dict)  # of a peer's constructor
-    seeds: int | None = None  # the first so many of the scale's
 
 
 SCALES = {
@@ -93,8 +92,9 @@ def _sizes(scale: Scale) -> list[Entry]:
     ):
         suffix = "" if data == "balanced" else f", {data}"
         for ratio in ratios:
-            name = "coke" if ratio == 0.4 else f"coke, r = {ratio:g}"
-            found.append(Entry(name + suffix, data=data, settings={"min_size_ratio": ratio}))
+            usual = ratio == 0.4
+            name, settings = ("coke", {}) if usual else (f"coke, r = {ratio:g}", {"min_size_ratio": ratio})
+            found.append(Entry(name + suffix, data=data, settings=settings))
         found.append(Entry(f"sinkhorn{suffix}", "sinkhorn", data=data))
     return found
 
