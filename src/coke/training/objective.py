@@ -37,6 +37,8 @@ class Objective:
         large_view_share: the large views' share where there are small ones.
         average_temperature: softens averaged labels, q proportional to exp(share / average_temperature) over
             the labels that an image bore in stage 2.
+        decorrelation: weight of `redundancy` of the large views' projections (of each process's own rows). 0 is the
+            published loss; on little data its projection falls into a few dimensions, which this prevents.
     """
 
     temperature: float = 0.1
@@ -44,11 +46,14 @@ class Objective:
     prediction_share: float = 1.0
     large_view_share: float = 0.5
     average_temperature: float = 0.5
+    decorrelation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("label_weight", "prediction_share", "large_view_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.decorrelation < float("inf"):
+            raise ConfigError(f"objective.decorrelation must not be negative, got {self.decorrelation}")
         for name in ("temperature", "average_temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"objective.{name} must be positive, got {getattr(self, name)}")
@@ -94,6 +99,9 @@ class Objective:
         if small:
             cheap = torch.stack(losses[len(large) :]).mean()
             loss = self.large_view_share * loss + (1 - self.large_view_share) * cheap
+        if self.decorrelation > 0:
+            penalties = [redundancy(output.projection) for output in large]
+            loss = loss + self.decorrelation * torch.stack(penalties).mean()
         return Loss(loss, torch.stack(agreements).mean())
 
     def _ask(self, branch: list[Tensor], others: list[list[Tensor]], target: Target) -> Tensor:
@@ -109,6 +117,24 @@ class Objective:
             assigned = labels[:, 0] >= 0
             total = total + (loss * assigned).sum() / assigned.sum().clamp(min=1)
         return total / len(branch)
+
+
+def redundancy(projection: Tensor) -> Tensor:
+    """Squared correlations between the dimensions of a batch [B, D], summed over pairs and divided by D.
+
+    0 for dimensions that say different things, D - 1 for dimensions that all say the same; a batch of B
+    independent random rows gives about D / B. The covariance term of VICReg (arXiv 2105.04906, section 4.1) on
+    standardised dimensions, of one view.
+
+    >>> same, opposite = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    >>> [round(float(redundancy(torch.stack(pair, dim=1))), 2) for pair in ((same, same), (same, opposite))]
+    [1.0, 0.0]
+    """
+    centred = projection - projection.mean(dim=0)
+    scaled = centred / torch.linalg.vector_norm(centred, dim=0).clamp_min(1e-6)
+    with torch.autocast(projection.device.type, enabled=False):
+        correlation = scaled.t() @ scaled
+    return (correlation.square().sum() - correlation.diagonal().square().sum()) / projection.shape[1]
 
 
 class Target(NamedTuple):
