@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,7 +10,7 @@ from torch.nn.functional import normalize
 from coke.clustering import LabelMemory
 from coke.errors import ConfigError
 from coke.training.network import Output
-from coke.training.objective import Objective, Target
+from coke.training.objective import Objective, Target, redundancy
 
 B, D, HEADS = 5, 6, (4, 7)
 SINGLE = Objective(temperature=0.1)
@@ -262,6 +263,8 @@ def test_an_untrained_loss_lies_near_ln_k():
         ("label_weight", 1.1, r"objective.label_weight must lie in \[0, 1\], got 1.1"),
         ("prediction_share", -0.1, "objective.prediction_share"),
         ("large_view_share", math.nan, "objective.large_view_share"),
+        ("decorrelation", -0.1, "objective.decorrelation must not be negative, got -0.1"),
+        ("decorrelation", math.nan, "objective.decorrelation"),
         ("temperature", 0, "objective.temperature must be positive, got 0"),
         ("average_temperature", -1, "objective.average_temperature must be positive"),
     ],
@@ -269,3 +272,32 @@ def test_an_untrained_loss_lies_near_ln_k():
 def test_bad_weights_are_refused(name, value, message):
     with pytest.raises(ConfigError, match=message):
         Objective(**{name: value})
+
+
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_decorrelation_adds_what_numpy_says(centers, labels, n_views):
+    large = [output(seed) for seed in range(n_views)]
+    plain, weighted = (
+        Objective(0.1, 0.5, decorrelation=weight)(large, [], hard(labels), centers).value
+        for weight in (0.0, 0.3)
+    )
+    expected = 0.0
+    for view in large:
+        correlation = np.corrcoef(view.projection.detach().numpy().T)
+        expected += ((correlation**2).sum() - len(correlation)) / len(correlation) / n_views
+    assert (weighted - plain).item() == pytest.approx(0.3 * expected, rel=1e-4)
+
+
+def test_decorrelation_spreads_a_collapsed_projection():
+    """Rank one and a little noise; following the gradient alone it fills its dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(256, 1, generator=generator) @ torch.randn(1, 8, generator=generator)
+    rows = (rows + 0.1 * torch.randn(256, 8, generator=generator)).requires_grad_()
+    before = redundancy(rows).item()
+    optimizer = torch.optim.Adam([rows], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        redundancy(rows).backward()
+        optimizer.step()
+    assert before > 4
+    assert redundancy(rows).item() < 0.5
