@@ -23,9 +23,7 @@ from coke.training.views import View
 _TRIES = 10  # a crop that does not fit the image is drawn anew, then becomes the largest centred one
 _LARGEST_SIGMA = 2.0  # px at 224 px
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision
-_CACHED = (
-    1 << 20
-)  # values that a CPU colours at once: 4 MiB stay in its caches between one change and the next
+_CACHED = 1 << 20  # values that a CPU colours at once: 4 MiB stay in its caches from change to change
 
 
 @dataclass(frozen=True)
