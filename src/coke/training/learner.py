@@ -58,7 +58,7 @@ class Learner:
         if distributed.world_size() > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         network = network.to(memory_format=torch.channels_last)
-        if config.compile:  # in place, so that the weights keep their names; a run has two batch sizes at most
+        if config.compile:  # in place: the weights keep their names; batches have two sizes at most
             network.compile(dynamic=False)
         self.network, self.optimizer = fabric.setup(network, make_optimizer(network, config))
         decay = config.dual_decay_epochs
