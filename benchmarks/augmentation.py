@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 import _common as common
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
+import _training as training
 from coke.training.batches import Batches
 from coke.training.views import View
 
@@ -31,10 +30,7 @@ VIEWS = {
 
 def ours(view: View, pixels: Tensor) -> Callable[[], object]:
     """A call that makes the next batch of views."""
-    keys = [f"row {row}" for row in range(len(pixels))]
-    images = scan(
-        Rows("random", keys, Pixels(pixels), None, None), resident_bytes=1 << 31, max_unreadable_share=0.0
-    )
+    images = training.resident(pixels)
     batches = Batches(
         images,
         [view],

@@ -19,11 +19,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import _common as common
 
+if TYPE_CHECKING:
+    from contest.entries import Entry
+
 DATA = Path("../shared/data/cifar10")
-DRY_IMAGES = 256
+DRY_IMAGES, DRY_BATCH, DRY_CLUSTERS = 256, 16, 100
 
 
 def parse() -> argparse.Namespace:
@@ -55,12 +59,12 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def planned(options: argparse.Namespace) -> list[tuple[object, int]]:
+def planned(options: argparse.Namespace) -> list[tuple[Entry, int]]:
     """Each (entry, seed) once, in the order of the claims."""
     from contest.entries import CLAIMS, ONE_SEED_WHEN_SMALL, SCALES, entries
 
     scale = SCALES[options.scale]
-    runs: dict[str, tuple[object, int]] = {}
+    runs: dict[str, tuple[Entry, int]] = {}
     for claim in options.claims or CLAIMS:
         seeds = scale.seeds[:1] if options.scale == "small" and claim in ONE_SEED_WHEN_SMALL else scale.seeds
         if options.seeds is not None:
@@ -79,6 +83,14 @@ def file_name(entry: str, seed: int) -> str:
     'coke-r-0.2-seed1.json'
     """
     return f"{re.sub(r'[^a-z0-9.]+', '-', entry.lower()).strip('-')}-seed{seed}.json"
+
+
+def tamed(settings: dict[str, Any]) -> dict[str, Any]:
+    """An entry's settings, made to fit the few images of a dry run."""
+    found = {key: value for key, value in settings.items() if key != "batch_size"}
+    if "n_clusters" in found:
+        found["n_clusters"] = [min(k, DRY_CLUSTERS) for k in found["n_clusters"]]
+    return found
 
 
 def main() -> None:
@@ -101,7 +113,7 @@ def main() -> None:
     scale, data = SCALES[options.scale], load(options.data)
     if options.dry_run:
         scale, data = replace(scale, n_images=None, epochs=2), data.first(DRY_IMAGES)
-        scale.base.update(batch_size=64, n_clusters=[10, 20], warmup_epochs=1)
+        scale.base.update(batch_size=DRY_BATCH, n_clusters=[10, 20], warmup_epochs=1)
     if options.compile:
         scale.base["compile"] = True
     folder = common.RESULTS / "claims" / options.scale
@@ -113,7 +125,7 @@ def main() -> None:
             common.write_json(path, {"environment": where, "scores": baselines(scale, data, seed)})
     for entry, seed in runs:
         if options.dry_run:
-            entry = replace(entry, settings={k: v for k, v in entry.settings.items() if k != "batch_size"})
+            entry = replace(entry, settings=tamed(entry.settings))
         path = folder / file_name(entry.name, seed)
         if path.exists() and not options.dry_run:
             print(f"{path.stem}: there already", flush=True)

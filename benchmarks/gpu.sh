@@ -7,6 +7,7 @@
 #     benchmarks/gpu.sh [DATA]        DATA: CIFAR-10 as parquet; default ../shared/data/cifar10
 #     STAGES="evidence" SEEDS=1 MINUTES=6 benchmarks/gpu.sh
 #
+# Views and table want lightly (pip install --no-deps lightly, or its wheel on PYTHONPATH).
 # Runs with the machine's own Python (PYTHON=...), the project from src/. Each stage stays under about nine
 # minutes: evidence is one run of MINUTES minutes of training and its probes, with a complete schedule.
 set -euo pipefail
@@ -18,6 +19,7 @@ stages=${STAGES:-"tests throughput goal table views sizes step clustering bounde
 seeds=${SEEDS:-0}
 minutes=${MINUTES:-6}
 results=${OUT:-benchmarks/results}
+traces=${OUT:-runs}/traces # large, and no results
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())'
@@ -35,9 +37,10 @@ for stage in $stages; do
         done
         ;;
     throughput)
+        mkdir -p "$traces"
         for flags in "" "--compile"; do
             timeout 280 "$python" benchmarks/throughput.py --device cuda --precision bf16-mixed --batch-size 512 \
-                --pairs 5 $flags --profile "$results/throughput-cuda.trace.json" \
+                --pairs 5 $flags --profile "$traces/throughput${flags}.json" \
                 --out "$results/throughput-cuda${flags:+-compiled}.json"
         done
         ;;

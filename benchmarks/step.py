@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import _common as common
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
+import _training as training
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches
@@ -54,10 +53,7 @@ class Comparison:
 
     def __init__(self, options: Namespace, heads: list[int], n_images: int) -> None:
         pixels = torch.randint(256, (n_images, 3, SIZE, SIZE), dtype=torch.uint8)
-        keys = [f"row {row}" for row in range(n_images)]
-        images = scan(
-            Rows("random", keys, Pixels(pixels), None, None), resident_bytes=1 << 31, max_unreadable_share=0.0
-        )
+        images = training.resident(pixels)
         overrides = {
             "backbone": options.backbone,
             "n_clusters": heads,
@@ -147,21 +143,13 @@ def profiled(step: Callable[[], object], advance: Callable[[], object], n_steps:
 
 def parse() -> Namespace:
     """The options, with defaults that depend on the device."""
-    parser = common.arguments(__doc__)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=2, help="on a CPU")
-    parser.add_argument("--batch-size", type=int, default=None, help="default: 64 on a CPU, 512 on a GPU")
-    parser.add_argument("--backbone", default="coke_resnet18_small")
-    parser.add_argument("--precision", default="32-true", choices=["32-true", "16-mixed", "bf16-mixed"])
+    parser = training.device_arguments(__doc__)
     parser.add_argument("--stage", type=int, default=1, choices=[1, 2])
     parser.add_argument("--steps", type=int, default=None, help="per measurement; default: 1, on a GPU 10")
     parser.add_argument("--profile", action="store_true", help="also print where the time goes")
     options = parser.parse_args()
-    cuda = options.device == "cuda"
-    if options.quick:
-        options.backbone, options.batch_size = "coke_conv5_w16", 16
-    options.batch_size = options.batch_size or (512 if cuda else 64)
-    options.steps = options.steps or (10 if cuda else 1)
+    training.settle_device(options, quick_batch=16)
+    options.steps = options.steps or (10 if options.device == "cuda" else 1)
     options.pairs = options.pairs or (2 if options.quick else 50)
     return options
 
@@ -169,11 +157,7 @@ def parse() -> Namespace:
 def main() -> None:
     """Measure, print, write."""
     options = parse()
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    where = common.environment(options.device)
-    common.print_environment(where)
+    where = training.start(options)
     heads, n_images = ([30, 40, 50], 500) if options.quick else (HEADS, IMAGES)
     both = Comparison(options, heads, n_images)
     setting = {

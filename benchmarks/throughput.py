@@ -26,8 +26,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 import _common as common
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
+import _training as training
 from coke.data.splits import make_splits
 from coke.run import Run
 from coke.training.auto import resolve
@@ -46,9 +45,7 @@ class Ours:
 
     def __init__(self, options: argparse.Namespace, folder: Path, stage: int) -> None:
         pixels = torch.randint(256, (options.images, 3, SIZE, SIZE), dtype=torch.uint8)
-        keys = [f"row {row}" for row in range(options.images)]
-        rows = Rows("random", keys, Pixels(pixels), None, None)
-        images = scan(rows, resident_bytes=1 << 33, max_unreadable_share=0.0)
+        images = training.resident(pixels)
         overrides = {
             "backbone": options.backbone,
             "n_clusters": options.heads,
@@ -128,22 +125,15 @@ def profiled(ours: Ours, path: Path) -> int:
 
 def parse() -> argparse.Namespace:
     """The options, with defaults that depend on the device."""
-    parser = common.arguments(__doc__)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=2, help="on a CPU")
-    parser.add_argument("--batch-size", type=int, default=None, help="default: 64 on a CPU, 512 on a GPU")
-    parser.add_argument("--backbone", default="coke_resnet18_small")
-    parser.add_argument("--precision", default="32-true", choices=["32-true", "16-mixed", "bf16-mixed"])
+    parser = training.device_arguments(__doc__)
     parser.add_argument("--images", type=int, default=None, help="an epoch; default 512, on a GPU 50,000")
     parser.add_argument("--compile", action="store_true", help="torch.compile for both")
     parser.add_argument("--profile", type=Path, default=None, help="write a Chrome trace of an epoch here")
     options = parser.parse_args()
-    cuda = options.device == "cuda"
+    training.settle_device(options, quick_batch=32)
     options.heads = [10, 20] if options.quick else [150, 200]
-    if options.quick:
-        options.backbone, options.batch_size, options.images = "coke_conv5_w16", 32, 64
-    options.batch_size = options.batch_size or (512 if cuda else 64)
-    options.images = options.images or (50_000 if cuda else 512)
+    usual = 50_000 if options.device == "cuda" else 512
+    options.images = 64 if options.quick else options.images or usual
     options.pairs = options.pairs or (1 if options.quick else 10)
     return options
 
@@ -151,11 +141,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     options = parse()
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    where = common.environment(options.device)
-    common.print_environment(where)
+    where = training.start(options)
     wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
     with tempfile.TemporaryDirectory() as folder:
         first, second = (Ours(options, Path(folder), stage) for stage in (1, 2))

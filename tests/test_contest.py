@@ -21,6 +21,8 @@ import claims  # noqa: E402
 import evidence_page  # noqa: E402
 from contest import data, entries, loop, peers, variants  # noqa: E402
 
+sys.path.remove(str(ROOT / "benchmarks"))
+
 CIFAR = ROOT / "../shared/data/cifar10"
 
 

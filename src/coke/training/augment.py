@@ -128,7 +128,7 @@ def orient(images: Tensor, draw: Draw, view: View) -> Tensor:
     """Flip and turn images that are cropped already: [B, 3, S, S] -> float of the same shape."""
     size = images.shape[-1]
     if view.rotation == 0:
-        flipped = _change(images, draw.flip, draw, lambda some, _: some.flip(-1))
+        flipped = _change(images, draw.flip, lambda some: some.flip(-1))
         return flipped.float().div_(255) if images.dtype == torch.uint8 else flipped
     whole = draw.angle.new_zeros(len(images), 4)
     whole[:, 2:] = size
@@ -139,18 +139,17 @@ def colour(images: Tensor, draw: Draw, view: View) -> Tensor:
     """Jitter, gray, blur, solarise, invert: float [B, 3, S, S] in 0 ... 1 -> the same."""
     if view.jitter_probability > 0 and max(view.jitter) > 0:
         jittered = (draw.jitter[:, :3] != 1).any(dim=1) | (draw.jitter[:, 3] != 0)
-        images = _change(images, jittered, draw, partial(_jitter, view=view))
+        change = partial(_jitter, order=draw.order, strengths=view.jitter)
+        images = _change(images, jittered, change, draw.jitter)
     if view.gray > 0:
-        images = _change(images, draw.gray, draw, lambda some, _: luma(some).expand_as(some))
+        images = _change(images, draw.gray, lambda some: luma(some).expand_as(some))
     if view.blur > 0:
         radius = math.ceil(2 * _LARGEST_SIGMA * view.size / 224)
-        images = _change(images, draw.sigma > 0, draw, lambda some, their: blur(some, their.sigma, radius))
+        images = _change(images, draw.sigma > 0, partial(blur, radius=radius), draw.sigma)
     if view.solarise > 0:
-        images = _change(
-            images, draw.solarise, draw, lambda some, _: torch.where(some >= 0.5, 1 - some, some)
-        )
+        images = _change(images, draw.solarise, lambda some: torch.where(some >= 0.5, 1 - some, some))
     if view.invert > 0:
-        images = _change(images, draw.invert, draw, lambda some, _: 1 - some)
+        images = _change(images, draw.invert, lambda some: 1 - some)
     return images
 
 
@@ -168,20 +167,24 @@ def in_parts(images: Tensor, draw: Draw, change: Callable[[Tensor, Draw], Tensor
     return changed
 
 
-def _change(images: Tensor, chosen: Tensor, draw: Draw, change: Callable[[Tensor, Draw], Tensor]) -> Tensor:
-    """``change(images, draw)`` for the chosen [B]; a GPU changes all, since to count them the host would wait."""
+def _change(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+    """``change`` of the chosen images [B] with their parameters, [B, ...] each.
+
+    A GPU changes all and keeps the chosen: to count them the host would wait.
+    """
     if images.device.type != "cpu":
-        return torch.where(chosen[:, None, None, None], change(images, draw), images)
+        return torch.where(chosen[:, None, None, None], change(images, *parameters), images)
     rows = chosen.nonzero()[:, 0]
     if len(rows) == 0:
         return images
-    return images.index_copy(0, rows, change(images.index_select(0, rows), draw.rows(rows)))
+    theirs = [values.index_select(0, rows) for values in parameters]
+    return images.index_copy(0, rows, change(images.index_select(0, rows), *theirs))
 
 
-def _jitter(images: Tensor, draw: Draw, view: View) -> Tensor:
-    for which in draw.order:
-        if view.jitter[which] > 0:
-            images = _JITTER[which](images, draw.jitter[:, which, None, None, None])
+def _jitter(images: Tensor, factors: Tensor, order: tuple[int, ...], strengths: tuple[float, ...]) -> Tensor:
+    for which in order:
+        if strengths[which] > 0:
+            images = _JITTER[which](images, factors[:, which, None, None, None])
     return images
 
 
