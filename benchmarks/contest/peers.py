@@ -37,15 +37,22 @@ def _mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
 
 
 class Method(nn.Module):
-    """A backbone with a head, and the loss of a step. ``options`` are the entry's, checked by the constructor."""
+    """A backbone with a head, and the loss of a step: ``criterion`` of both views' projections, or a method's own."""
 
-    def __init__(self, backbone: nn.Module, n_features: int) -> None:
+    projector: nn.Module
+    criterion: nn.Module
+
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.n_features = backbone, n_features
+        self.backbone = backbone
+
+    def forward(self, views: Sequence[Tensor]) -> Any:
+        """What the loss is made of; each view is a pass of its own."""
+        return [self.projector(self.backbone(view)) for view in views]
 
     def loss(self, outputs: Any, ids: Tensor) -> Tensor:
         """From what ``forward`` gave, in float32."""
-        raise NotImplementedError
+        return self.criterion(*outputs)
 
     def after_step(self, progress: float) -> None:
         """Once per optimizer step; progress runs from 0 to 1."""
@@ -55,17 +62,11 @@ class SimCLR(Method):
     """Two views against the rest of the batch (arXiv 2002.05709)."""
 
     def __init__(self, backbone: nn.Module, n_features: int, temperature: float = 0.2) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         from lightly.loss import NTXentLoss
 
         self.projector = _mlp(n_features, n_features, DIM)
         self.criterion = NTXentLoss(temperature)
-
-    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        return [self.projector(self.backbone(view)) for view in views]
-
-    def loss(self, outputs: Any, ids: Tensor) -> Tensor:
-        return self.criterion(*outputs)
 
 
 class MoCo(Method):
@@ -79,7 +80,7 @@ class MoCo(Method):
         momentum: float = 0.99,
         queue: int = 4096,
     ) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         from lightly.loss import NTXentLoss
 
         self.projector = _mlp(n_features, n_features, DIM)
@@ -93,9 +94,6 @@ class MoCo(Method):
             key = self.slow(views[1][order])[order.argsort()]
         return [self.projector(self.backbone(views[0])), key]
 
-    def loss(self, outputs: Any, ids: Tensor) -> Tensor:
-        return self.criterion(*outputs)
-
     def after_step(self, progress: float) -> None:
         _follow(self.slow, nn.Sequential(self.backbone, self.projector), self.momentum)
 
@@ -104,7 +102,7 @@ class BYOL(Method):
     """Each view predicts the other's slow projection (arXiv 2006.07733)."""
 
     def __init__(self, backbone: nn.Module, n_features: int, momentum: float = 0.99) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         self.projector = _mlp(n_features, 4 * n_features, DIM)
         self.predictor = _mlp(DIM, 4 * n_features, DIM)
         self.slow = _slow_copy(nn.Sequential(backbone, self.projector))
@@ -131,18 +129,12 @@ class BarlowTwins(Method):
     """Decorrelated features of two views (arXiv 2103.03230)."""
 
     def __init__(self, backbone: nn.Module, n_features: int, trade_off: float = 0.005) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         from lightly.loss import BarlowTwinsLoss
 
         width = 4 * n_features
         self.projector = _mlp(n_features, width, width, width)
         self.criterion = BarlowTwinsLoss(lambda_param=trade_off)
-
-    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        return [self.projector(self.backbone(view)) for view in views]
-
-    def loss(self, outputs: Any, ids: Tensor) -> Tensor:
-        return self.criterion(*outputs)
 
 
 class SwAV(Method):
@@ -151,7 +143,7 @@ class SwAV(Method):
     def __init__(
         self, backbone: nn.Module, n_features: int, prototypes: int = 512, queue: int = 3840
     ) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         from lightly.loss import SwaVLoss
 
         self.projector = _mlp(n_features, n_features, DIM)
@@ -186,7 +178,7 @@ class Supervised(Method):
     """The ceiling: cross-entropy on the labels."""
 
     def __init__(self, backbone: nn.Module, n_features: int, labels: Tensor) -> None:
-        super().__init__(backbone, n_features)
+        super().__init__(backbone)
         self.register_buffer("labels", labels)
         self.classifier = nn.Linear(n_features, int(labels.max()) + 1)
 

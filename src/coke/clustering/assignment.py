@@ -149,9 +149,8 @@ def assign_within(
         cost = table.settled_cost + float(table.costs[column, each].sum())
         sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
         outside = bool(violation(sizes, bounds).any())
-        leads_on = (
-            outside and costs.size_weight is None and not exhausted
-        )  # a larger table may lead into the bounds
+        # a larger table may lead into the bounds where rows have no weights; else `fill` alone can
+        leads_on = outside and costs.size_weight is None and not exhausted
         if last or (near_enough and not leads_on):
             if outside:
                 sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)

@@ -35,9 +35,7 @@ def restored(known: Clustering, **settings: Any) -> ConstrainedKMeans:
     km.cluster_centers_, km.duals_, km.counts_ = (
         values.numpy() for values in (known.centers, known.duals, known.counts)
     )
-    km._weights, km.inertia_ = (
-        known.counts.double(),
-        float(known.facts.get("inertia", 0.0)),
-    )  # for `partial_fit`
+    km._weights = known.counts.double()  # `partial_fit` goes on from these
+    km.inertia_ = float(known.facts.get("inertia", 0.0))
     km.n_features_in_, km._n_features_out = known.centers.shape[1], len(known.centers)
     return km
