@@ -113,7 +113,7 @@ def main() -> None:
     scale, data = SCALES[options.scale], load(options.data)
     if options.dry_run:
         scale, data = replace(scale, n_images=None, epochs=2), data.first(DRY_IMAGES)
-        scale.base.update(batch_size=DRY_BATCH, n_clusters=[10, 20], warmup_epochs=1)
+        scale.base.update(batch_size=DRY_BATCH, n_clusters=[5, 10], warmup_epochs=1)
     if options.compile:
         scale.base["compile"] = True
     folder = common.RESULTS / "claims" / options.scale
