@@ -50,6 +50,20 @@ def test_lossy_formats_come_close_on_a_smooth_image(kind):
     assert np.abs(difference).mean() < 3
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_photograph_has_pillows_pixels(subsampling, progressive):
+    content = encode(picture(3, 37, 51), "JPEG", quality=85, subsampling=subsampling, progressive=progressive)
+    assert decode(content).permute(1, 2, 0).is_contiguous()
+    assert np.array_equal(as_array(content), np.asarray(Image.open(io.BytesIO(content))))
+
+
+def test_a_photograph_is_decoded_by_torchvision(monkeypatch):
+    content = encode(picture(3, 37, 51), "JPEG")
+    monkeypatch.setattr("torchvision.io.decode_jpeg", lambda *_: torch.zeros(3, 37, 51, dtype=torch.uint8))
+    assert not decode(content).any()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
 def test_grey_is_repeated(kind):
     expected = repeated(GREY)

@@ -47,6 +47,8 @@ def decode(content: Content) -> Tensor:
         if isinstance(content, Image.Image):
             return _to_tensor(content)
         with Image.open(io.BytesIO(content)) as image:
+            if (image.format, image.mode, _orientation(image)) == ("JPEG", "RGB", 1):
+                return _jpeg(content, image)
             return _to_tensor(image)
     except (DataError, MemoryError):
         raise
@@ -55,6 +57,16 @@ def decode(content: Content) -> Tensor:
         raise DataError(f"not an image in a known format ({size})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: kept as reason
         raise DataError(f"{type(error).__name__}: {error}") from error
+
+
+def _jpeg(content: bytes, image: Image.Image) -> Tensor:
+    """The plain photograph, by torchvision: Pillow's pixels without its copies. What it refuses Pillow judges."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        return _to_tensor(image)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
