@@ -85,7 +85,7 @@ def test_entries_have_names_of_their_own_and_settings_that_hold(scale):
         assert len(found) < 60
 
 
-@pytest.mark.parametrize("method", ["coke", "sinkhorn", "same-step", "batch-kmeans", "turning", "supervised"])
+@pytest.mark.parametrize("method", ["coke", "sinkhorn", "same-step", "batch-kmeans", "supervised"])
 def test_a_contender_trains_and_is_probed(method):
     images = open_data("textures", seed=0).train
     parts = data.Data(

@@ -24,7 +24,7 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.prediction_share": 0.5,
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "one view": {"averaging_share": 0.3},
+    "one view": {"averaging_share": 0.3, "objective.turning": 0.4},
     "two views, accumulated": {**TWO_VIEWS, "accumulate": 2},
 }
 

@@ -58,6 +58,21 @@ SCALES = {
         epochs=12,
         seeds=(0, 1, 2),
     ),
+    "medium": Scale(
+        "medium",
+        {
+            "backbone": "coke_conv5_w24",
+            "n_clusters": [150, 200],
+            "batch_size": 128,
+            "learning_rate": 0.06,
+            "warmup_epochs": 3,
+            "averaging_share": 0.0,
+            "precision": "bf16-mixed",
+        },
+        n_images=None,
+        epochs=21,
+        seeds=(0, 1, 2),
+    ),
     "full": Scale(
         "full",
         {
@@ -186,19 +201,19 @@ def _decoupling(scale: Scale) -> list[Entry]:
 
 def _improvements(scale: Scale) -> list[Entry]:
     """Beyond the paper: what is worth a place in the recipes."""
-    spread = {"objective.decorrelation": 0.1}
+    spread, turning = {"objective.decorrelation": 0.1}, {"objective.turning": 0.4}
     found = [
         Entry("coke"),
-        Entry("coke, turning", "turning"),
+        Entry("coke, turning", settings=turning),
         Entry("coke, decorrelated", settings=spread),
-        Entry("coke, decorrelated, turning", "turning", settings=spread),
+        Entry("coke, decorrelated, turning", settings={**spread, **turning}),
     ]
     if scale.name == "full":
         heads = {"n_clusters": list(range(10, 101, 10)), "min_size_ratio": 0.9}
         found += [
             Entry("coke, counts carried", settings={"count_carry": 0.5}),
             Entry("coke, ten heads", settings=heads),
-            Entry("coke, ten heads, turning", "turning", settings=heads),
+            Entry("coke, ten heads, turning", settings={**heads, **turning}),
         ]
     return found
 

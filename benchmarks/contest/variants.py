@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 from sklearn.cluster import KMeans
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy, normalize
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from coke.clustering import OnlineConstrainedKMeans
 from coke.clustering.online import argmax_rows
 from coke.training.batches import Batch
-from coke.training.config import Config
 from coke.training.learner import Learner
-from coke.training.network import Output, pool
-from coke.training.optim import make_optimizer, set_learning_rate
+from coke.training.network import Output
 
 QUEUE = 3840  # features that SwAV balances together with the batch
 EPSILON, ITERATIONS = 0.05, 3  # of Sinkhorn-Knopp, SwAV's own
@@ -99,48 +97,9 @@ class BatchLearner(Learner):
         return super().end_epoch()
 
 
-class TurningLearner(Learner):
-    """Beside coke's loss the backbone tells by which quarter turn a small copy of the view was turned.
-
-    Rotation as a companion task (arXiv 1803.07728; with it at half size as in arXiv 2111.00899), weight 0.4.
-    """
-
-    WEIGHT = 0.4
-
-    def __init__(self, config: Config, backbone: nn.Module, n_features: int, **settings: Any) -> None:
-        super().__init__(config, backbone, n_features, **settings)
-        self.turner = nn.Sequential(
-            nn.Linear(n_features, n_features, bias=False),
-            nn.BatchNorm1d(n_features),
-            nn.ReLU(inplace=True),
-            nn.Linear(n_features, 4),
-        ).to(self.device)
-        self.turner_optimizer = make_optimizer(self.turner, config)
-
-    def _learn(self, part: Batch, large: list[Output], small: list[Output], share: float) -> Tensor:
-        loss = super()._learn(part, large, small, share)
-        images = avg_pool2d(part.views[0], 2)
-        quarters = images.tensor_split(4)  # batches are shuffled already
-        turned = torch.cat([some.rot90(k, (2, 3)) for k, some in enumerate(quarters)])
-        turns = torch.cat(
-            [torch.full((len(some),), k, device=self.device) for k, some in enumerate(quarters)]
-        )
-        with self.fabric.autocast():
-            logits = self.turner(pool(self.network.module.backbone(turned)))
-        self.fabric.backward(self.WEIGHT * cross_entropy(logits.float(), turns))
-        return loss
-
-    def _optimizer_step(self) -> None:
-        set_learning_rate(self.turner_optimizer, self.schedule.learning_rate)
-        self.turner_optimizer.step()
-        self.turner_optimizer.zero_grad()
-        super()._optimizer_step()
-
-
 VARIANTS: dict[str, type[Learner]] = {
     "coke": Learner,
     "sinkhorn": SinkhornLearner,
     "same-step": SameStepLearner,
     "batch-kmeans": BatchLearner,
-    "turning": TurningLearner,
 }

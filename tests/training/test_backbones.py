@@ -11,6 +11,7 @@ import coke.backbones
 from coke.errors import ConfigError
 from coke.training.backbone import check_backbone, load_backbone, make_backbone
 from coke.training.config import Config
+from coke.training.objective import Objective
 from coke.training.views import View
 from coke.training.weights import write_backbone
 
@@ -105,6 +106,9 @@ def test_a_backbone_must_take_every_view():
     two_sizes = (View(size=48), View(size=32, clusters=False))
     chosen = config("vit_tiny_patch16_224", views=two_sizes)
     with pytest.raises(ConfigError, match="does not take images of 32 px"):
+        check_backbone(make_backbone(chosen), chosen)
+    chosen = config("vit_tiny_patch16_224", views=(View(size=48),), objective=Objective(turning=0.4))
+    with pytest.raises(ConfigError, match="does not take images of 24 px"):  # the small copies
         check_backbone(make_backbone(chosen), chosen)
     chosen = config(views=two_sizes)
     assert check_backbone(make_backbone(chosen), chosen) == 128

@@ -55,6 +55,7 @@ def assert_same(one, other):
             assert torch.equal(part.ids, match.ids)
             assert torch.equal(part.all_ids, match.all_ids)
             assert all(torch.equal(a, b) for a, b in zip(part.views, match.views, strict=True))
+            assert torch.equal(part.turns, match.turns)
 
 
 @settings(max_examples=40)

@@ -45,7 +45,8 @@ def test_heads_are_those_of_the_method():
 def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
     network = Network(Mean(maps), 3, dim=5, hidden=16)
     images = torch.randn(8, 3, 6, 6)
-    projection, prediction = network(images)
+    projection, prediction, turns = network(images)
+    assert turns is None
     for vectors in (projection, prediction):
         assert vectors.shape == (8, 5)
         assert torch.allclose(vectors.norm(dim=1), torch.ones(8), atol=1e-5)
@@ -57,11 +58,22 @@ def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
 
 
 def test_outputs_are_float32_under_autocast():
-    network = Network(Mean(), 3, dim=5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = network(torch.randn(8, 3, 6, 6))
+        outputs = Network(Mean(), 3, dim=5, tells_turns=True)(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)
     assert {vectors.dtype for vectors in outputs} == {torch.float32}
     assert torch.allclose(outputs.projection.norm(dim=1), torch.ones(8), atol=1e-5)
+
+
+def test_a_head_for_turns_comes_last_and_leaves_the_others_as_they_were():
+    torch.manual_seed(0)
+    without = Network(Mean(), 3, dim=5)
+    torch.manual_seed(0)
+    network = Network(Mean(), 3, dim=5, tells_turns=True)
+    extra = {name for name in network.state_dict() if name not in without.state_dict()}
+    assert extra
+    assert all(name.startswith("turner.") for name in extra)
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in without.state_dict().items())
+    assert network(torch.randn(8, 3, 6, 6), torch.arange(8) % 4).turns.shape == (8, 4)
 
 
 def test_a_pass_changes_batch_statistics_only():

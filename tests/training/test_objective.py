@@ -265,6 +265,7 @@ def test_an_untrained_loss_lies_near_ln_k():
         ("large_view_share", math.nan, "objective.large_view_share"),
         ("decorrelation", -0.1, "objective.decorrelation must not be negative, got -0.1"),
         ("decorrelation", math.nan, "objective.decorrelation"),
+        ("turning", -1, "objective.turning must not be negative, got -1"),
         ("temperature", 0, "objective.temperature must be positive, got 0"),
         ("average_temperature", -1, "objective.average_temperature must be positive"),
     ],
@@ -286,6 +287,17 @@ def test_decorrelation_adds_what_numpy_says(centers, labels, n_views):
         correlation = np.corrcoef(view.projection.detach().numpy().T)
         expected += ((correlation**2).sum() - len(correlation)) / len(correlation) / n_views
     assert (weighted - plain).item() == pytest.approx(0.3 * expected, rel=1e-4)
+
+
+def test_turning_adds_cross_entropy_and_is_no_part_of_the_clusters_loss(centers, labels):
+    logits = torch.randn(B, 4, generator=torch.Generator().manual_seed(1))
+    turns = torch.tensor([0, 1, 2, 3, 1])
+    view, target = output(1)._replace(turns=logits), hard(labels)._replace(turns=turns)
+    found = Objective(turning=0.4)([view, output(2)], [], target, centers)
+    plain = Objective()([output(1), output(2)], [], hard(labels), centers)
+    expected = -sum(float(logits[i].softmax(0)[turns[i]].log()) for i in range(B)) / B
+    assert (found.value - plain.value).item() == pytest.approx(0.4 * expected, rel=1e-4)
+    assert found.clusters.item() == plain.clusters.item() == plain.value.item()
 
 
 def test_decorrelation_spreads_a_collapsed_projection():

@@ -26,6 +26,8 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.temperature": 0.05,
     "objective.label_weight": 0.2,
     "objective.prediction_share": 0.5,
+    "objective.turning": 0.4,
+    "objective.decorrelation": 0.1,
 }
 
 

@@ -48,4 +48,6 @@ def load_backbone(config: Config, weights: Path, module: nn.Module | None = None
 def check_backbone(backbone: nn.Module, config: Config) -> int:
     """F of the backbone; refuses view sizes that it does not take."""
     sizes = {view.size for view in [*config.large_views, *config.small_views]}
+    if config.objective.turning > 0:
+        sizes.add(config.image_size // 2)
     return max(count_features(backbone, size) for size in sizes)

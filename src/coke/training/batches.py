@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from coke import distributed
 from coke.data import ImageSet
 from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
+from coke.training.turning import QUARTERS
 from coke.training.views import View
 
 _MILD_SHRINK = 1.25  # crops up to this many times the view's side need no antialiasing
@@ -43,6 +44,7 @@ class Batch:
     ids: Tensor  # [b] numbers of the images, on the host
     all_ids: Tensor  # [B] of all processes, in rank order
     views: list[Tensor]  # float [b, 3, S, S] each, normalised
+    turns: Tensor  # [b] quarters 0 ... 3 that a copy of each image is turned by, on the host (`turning.py`)
 
 
 class Batches:
@@ -111,7 +113,8 @@ class Batches:
             draw(view, len(ids), generator(self.seed, *key)).rows(own)
             for view, key in zip(self.views, keys, strict=True)
         ]
-        return _Plan(ids[own], ids[rows], draws)
+        turns = torch.randint(QUARTERS, (len(ids),), generator=generator(self.seed, "turns", epoch, step))
+        return _Plan(ids[own], ids[rows], draws, turns[own])
 
     def _count_parts(self, n_images: int) -> int:
         """Parts of a step: no more than leave two images, which batch norm needs, to each process."""
@@ -120,7 +123,8 @@ class Batches:
     def _warped(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         for step, part in jobs:
             plan = self.plan(epoch, step, part, order[step])
-            yield Batch(plan.ids, plan.all_ids, [self._warp(plan, index) for index in range(len(self.views))])
+            views = [self._warp(plan, index) for index in range(len(self.views))]
+            yield Batch(plan.ids, plan.all_ids, views, plan.turns)
 
     def _decoded(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -139,7 +143,7 @@ class Batches:
             for crop, draws, view in zip(crops, plan.draws, self.views, strict=True):
                 pixels = crop.to(self.device, non_blocking=True)
                 views.append(in_parts(pixels, draws.to(self.device), partial(self._finish, view=view)))
-            yield Batch(plan.ids, plan.all_ids, views)
+            yield Batch(plan.ids, plan.all_ids, views, plan.turns)
 
     def _warp(self, plan: _Plan, index: int) -> Tensor:
         assert self.pixels is not None
@@ -162,6 +166,7 @@ class _Plan:
     ids: Tensor
     all_ids: Tensor
     draws: list[Draw]
+    turns: Tensor
 
 
 class _Crops(Dataset[list[Tensor]]):

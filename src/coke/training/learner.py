@@ -54,7 +54,8 @@ class Learner:
         fabric: Fabric,
     ) -> None:
         self.config, self.fabric, self.device = config, fabric, fabric.device
-        network: nn.Module = Network(backbone, n_features, config.dim, config.hidden)
+        tells_turns = config.objective.turning > 0
+        network: nn.Module = Network(backbone, n_features, config.dim, config.hidden, tells_turns)
         if distributed.world_size() > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         network = network.to(memory_format=torch.channels_last)
@@ -110,21 +111,30 @@ class Learner:
 
     def _forward(self, part: Batch, train: bool) -> tuple[list[Output], list[Output]]:
         n_large = len(self.config.large_views)
-        views = part.views if train else part.views[:n_large]
-        outputs = [self.network(view.contiguous(memory_format=torch.channels_last)) for view in views]
+        first, *others = (
+            view.contiguous(memory_format=torch.channels_last)
+            for view in (part.views if train else part.views[:n_large])
+        )
+        outputs = [self.network(first, self._turns(part) if train else None), *map(self.network, others)]
         return outputs[:n_large], outputs[n_large:]
 
+    def _turns(self, part: Batch) -> Tensor | None:
+        if self.config.objective.turning == 0:
+            return None
+        return part.turns.to(self.device, non_blocking=True)
+
     def _learn(self, part: Batch, large: list[Output], small: list[Output], share: float) -> Tensor:
-        """The gradient of predicting last epoch's labels; the loss, detached."""
+        """The gradient of predicting last epoch's labels; the clusters' loss, detached."""
         frozen = [clustering.frozen_centers for clustering in self.clusterings]
         loss = self.config.objective(large, small, self._target(part), frozen)
         self.fabric.backward(loss.value * share)
-        self.figures.add_loss(loss.value, loss.agreement, share)
-        return loss.value.detach()
+        self.figures.add_loss(loss.clusters, loss.agreement, share)
+        return loss.clusters
 
     def _target(self, part: Batch) -> Target:
         ids = part.ids.to(self.device, non_blocking=True)
-        return self.config.objective.target(*self.memory.read_average(ids), averaging=self.memory.averaging)
+        target = self.config.objective.target(*self.memory.read_average(ids), self.memory.averaging)
+        return target._replace(turns=self._turns(part))
 
     def _optimizer_step(self) -> None:
         set_learning_rate(self.optimizer, self.schedule.learning_rate)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from coke.errors import ConfigError
+from coke.training.turning import QUARTERS, turned
 
 
 class Output(NamedTuple):
@@ -20,6 +21,9 @@ class Output(NamedTuple):
 
     projection: Tensor  # [B, D] unit vectors z = g(f(x)): what is clustered
     prediction: Tensor  # [B, D] unit vectors p = h(g(f(x))): what predicts the cluster
+    turns: Tensor | None = (
+        None  # [B, 4] logits of the quarter turns of small copies, where they were asked for
+    )
 
 
 class Network(nn.Module):
@@ -30,10 +34,16 @@ class Network(nn.Module):
         n_features: F.
         dim: D.
         hidden: width of the hidden layers; default F.
+        tells_turns: whether there is a head for quarter turns.
     """
 
     def __init__(
-        self, backbone: nn.Module, n_features: int, dim: int = 128, hidden: int | None = None
+        self,
+        backbone: nn.Module,
+        n_features: int,
+        dim: int = 128,
+        hidden: int | None = None,
+        tells_turns: bool = False,
     ) -> None:
         super().__init__()
         hidden = hidden or n_features
@@ -45,12 +55,20 @@ class Network(nn.Module):
             nn.BatchNorm1d(dim),
         )
         self.predictor = nn.Sequential(*_hidden_layer(dim, hidden), nn.Linear(hidden, dim))
+        if tells_turns:
+            self.turner = nn.Sequential(*_hidden_layer(n_features, hidden), nn.Linear(hidden, QUARTERS))
 
-    def forward(self, images: Tensor) -> Output:
-        """Images [B, 3, H, W] -> unit vectors in float32, whatever the precision of the layers."""
+    def forward(self, images: Tensor, turns: Tensor | None = None) -> Output:
+        """Images [B, 3, H, W] -> unit vectors in float32, whatever the precision of the layers.
+
+        With ``turns`` [B] also what the head says of small copies turned by so many quarters.
+        """
         projection = self.projector(pool(self.backbone(images)))
         prediction = self.predictor(projection)
-        return Output(normalize(projection.float()), normalize(prediction.float()))
+        told = None
+        if turns is not None:
+            told = self.turner(pool(self.backbone(turned(images, turns)))).float()
+        return Output(normalize(projection.float()), normalize(prediction.float()), told)
 
 
 def _hidden_layer(width_in: int, width_out: int) -> tuple[nn.Module, ...]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy, log_softmax
 
 from coke.clustering.online import argmax_rows
 from coke.errors import ConfigError
@@ -39,6 +39,8 @@ class Objective:
             the labels that an image bore in stage 2.
         decorrelation: weight of `redundancy` of the large views' projections (of each process's own rows). 0 is the
             published loss; on little data its projection falls into a few dimensions, which this prevents.
+        turning: weight of telling by how many quarters a small copy of the first view was turned (`turning.py`).
+            0 is the published loss.
     """
 
     temperature: float = 0.1
@@ -47,13 +49,15 @@ class Objective:
     large_view_share: float = 0.5
     average_temperature: float = 0.5
     decorrelation: float = 0.0
+    turning: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("label_weight", "prediction_share", "large_view_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.decorrelation < float("inf"):
-            raise ConfigError(f"objective.decorrelation must not be negative, got {self.decorrelation}")
+        for name in ("decorrelation", "turning"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
         for name in ("temperature", "average_temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"objective.{name} must be positive, got {getattr(self, name)}")
@@ -99,10 +103,13 @@ class Objective:
         if small:
             cheap = torch.stack(losses[len(large) :]).mean()
             loss = self.large_view_share * loss + (1 - self.large_view_share) * cheap
+        total = loss
         if self.decorrelation > 0:
             penalties = [redundancy(output.projection) for output in large]
-            loss = loss + self.decorrelation * torch.stack(penalties).mean()
-        return Loss(loss, torch.stack(agreements).mean())
+            total = total + self.decorrelation * torch.stack(penalties).mean()
+        if large[0].turns is not None and target.turns is not None:
+            total = total + self.turning * cross_entropy(large[0].turns, target.turns)
+        return Loss(total, loss.detach(), torch.stack(agreements).mean())
 
     def _ask(self, branch: list[Tensor], others: list[list[Tensor]], target: Target) -> Tensor:
         """Cross entropy of one branch of one view against label and other views, averaged over heads."""
@@ -142,12 +149,14 @@ class Target(NamedTuple):
 
     labels: Tensor  # int64 [B, H, S], -1 in empty slots
     weights: Tensor  # float32 [B, H, S]
+    turns: Tensor | None = None  # int64 [B], by how many quarters the first view's small copy was turned
 
 
 class Loss(NamedTuple):
-    """The loss, and how often the large views' prediction is the label (a figure of health)."""
+    """What is minimised, the clusters' part of it, and how often the large views' prediction is the label."""
 
     value: Tensor  # []
+    clusters: Tensor  # [], detached: cross entropy alone, what ln K is compared with
     agreement: Tensor  # [], share of images, mean over heads and large views
 
 
