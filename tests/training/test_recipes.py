@@ -51,6 +51,7 @@ SPLITS = {
     "textures": (5000, 24),
     "cifar10": (50_000, 32),
     "cifar10-2view": (50_000, 32),
+    "cifar10-companions": (50_000, 32),
     "auto": (50_000, 32),
 }
 SPLITS["cifar10-multicrop"] = (50_000, 32)

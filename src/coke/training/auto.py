@@ -43,7 +43,7 @@ def resolve(settings: Mapping[str, Any], overrides: Mapping[str, Any], images: I
     """
     reasons: list[str] = []
     if settings.get("recipe") == "auto":
-        derived, reasons = _derive(images)
+        derived, reasons = _derive(images, overrides)
         settings = {**derived, **settings}
     chosen = override(settings, overrides)
     check_settings(chosen)
@@ -86,8 +86,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError("n_clusters must name at least one head")
 
 
-def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
-    """The recipe ``auto``: view size, backbone and augmentation from the images' number and size."""
+def _derive(images: ImageSet, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The recipe ``auto``: view size, backbone, augmentation and loss from the images' number and size."""
     n_images = len(images)
     side = int(images.sizes.min(dim=1).values.median())
     size = max(8, side) if side <= SMALL_IMAGE else min(224, side // 32 * 32)
@@ -104,7 +104,14 @@ def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
         "one view, crop 0.3 to 1, mild jitter, no blur: strong augmentation drowns the first labels in noise",
         "the last fifth of the epochs averages centers and labels, where averaging_share is not given",
     ]
-    return {"views": [view], "backbone": backbone, "averaging_share": 0.2}, reasons
+    derived = {"views": [view], "backbone": backbone, "averaging_share": 0.2}
+    if size <= SMALL_IMAGE and "backbone" not in overrides:  # others need not take images of half the size
+        derived["objective"] = {"turning": 1.0}
+        reasons.append(
+            "beside its cluster the network tells by how many quarters a half-size copy was turned "
+            "(objective.turning 1, a quarter more time): better on CIFAR-10, no worse where nothing is upright"
+        )
+    return derived, reasons
 
 
 def _batch_size(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:

@@ -73,6 +73,14 @@ _IMAGENET = {
     "precision": "16-mixed",
 }
 
+# Beyond the paper, for the first epochs on little data (docs/log.md, "Companions of the loss").
+_COMPANIONS = {
+    "n_clusters": list(range(10, 101, 10)),
+    "min_size_ratio": 0.9,
+    "count_carry": 0.5,
+    "objective": {"decorrelation": 0.1, "turning": 1.0},
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -104,6 +112,11 @@ _ALL = (
         },
     ),
     Recipe("cifar10", "CIFAR-10, one view, small-stem ResNet-18", _CIFAR),
+    Recipe(
+        "cifar10-companions",
+        "CIFAR-10, one view, heads 10 to 100, turns told and dimensions decorrelated: the best single view here",
+        {**_CIFAR, **_COMPANIONS},
+    ),
     Recipe(
         "cifar10-2view",
         "CIFAR-10, two views, small-stem ResNet-18",
