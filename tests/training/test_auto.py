@@ -127,7 +127,10 @@ def test_what_is_given_is_taken_and_not_explained():
     )
 
 
-def test_small_images_are_turned_unless_the_backbone_is_the_users():
+def test_small_images_are_decorrelated_and_turned_unless_the_backbone_is_the_users():
+    assert auto(images(500)).config.objective.decorrelation == 0.03
+    assert auto(images(500), backbone="vit_tiny_patch16_224").config.objective.decorrelation == 0.03
+    assert auto(images(500, ((300, 400),))).config.objective.decorrelation == 0
     assert auto(images(500)).config.objective.turning == 1
     assert "objective.turning 1" in "\n".join(auto(images(500)).reasons)
     assert auto(images(500), **{"objective.turning": 0}).config.objective.turning == 0

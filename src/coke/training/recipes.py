@@ -102,6 +102,7 @@ _ALL = (
             "min_size_ratio": 0.9,
             "dual_climb": 0.5,
             "count_carry": 0.5,
+            "objective": {"decorrelation": 0.01},
             "epochs": 60,
             "batch_size": 128,
             "learning_rate": 0.1,
