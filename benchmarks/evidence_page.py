@@ -81,7 +81,7 @@ def _cell(found: list[dict[str, Any]], column: str) -> str:
     return "-" if not all(heads) else spread([100 * head[0][key] for head in heads])
 
 
-def figure(runs: Runs, path: Path) -> None:
+def figure(path: Path) -> None:
     """k-NN by contender for the claims with several seeds, every run a dot."""
     import matplotlib
 
@@ -89,21 +89,23 @@ def figure(runs: Runs, path: Path) -> None:
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "evidence", "font.size": 9})
     from matplotlib import pyplot
 
-    panels = {
-        "minimum size, balanced": ["coke, r = 0", "coke", "coke, r = 1", "sinkhorn"],
-        "minimum size, imbalance 50": [
-            f"{name}, imbalance-50" for name in ("coke, r = 0", "coke", "coke, r = 1", "sinkhorn")
-        ],
-        "one view or two": ["coke", "simclr", "moco", "moco, equal time"],
-    }
-    canvas, axes = pyplot.subplots(1, len(panels), figsize=(9.5, 2.6), sharey=True)
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+    sizes = ["coke, r = 0", "coke", "coke, r = 1", "sinkhorn"]
+    views = ["coke", "coke, companions", "simclr, learning rate x 2"]
+    panels = [
+        ("minimum size, balanced", "small", sizes),
+        ("minimum size, imbalance 50", "small", [f"{name}, imbalance-50" for name in sizes]),
+        ("one view or two", "small", [*views, "moco, T 0.1"]),
+        ("one view or two, medium", "medium", views),
+    ]
+    canvas, axes = pyplot.subplots(1, len(panels), figsize=(11, 2.8), sharey=True)
+    for axis, (title, scale, names) in zip(axes, panels, strict=True):
+        runs = load(scale)
         for place, name in enumerate(names):
             values = [100 * run["scores"]["knn"] for run in runs.get(name, [])]
             axis.plot([place] * len(values), values, "o", color="#0b62a4", alpha=0.7)
             if values:
                 axis.plot([place - 0.25, place + 0.25], [statistics.fmean(values)] * 2, color="#d9822b")
-        labels = [name.replace(", imbalance-50", "").replace("coke, r", "r") for name in names]
+        labels = [_short(name) for name in names]
         axis.set_xticks(range(len(names)), labels, rotation=20)
         axis.axhline(
             100 * statistics.fmean(run["scores"]["knn"] for run in runs["untrained"]), color="#8a8a8a", ls=":"
@@ -113,6 +115,12 @@ def figure(runs: Runs, path: Path) -> None:
     axes[0].set_ylabel("k-NN of 10,000 test images, %")
     canvas.tight_layout()
     canvas.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _short(name: str) -> str:
+    """What is written under a dot."""
+    name = name.removesuffix(", imbalance-50").replace("coke, r", "r").replace("coke, ", "")
+    return name if name.startswith("coke") else name.split(",")[0]
 
 
 def main() -> None:
@@ -138,7 +146,7 @@ def main() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figure: matplotlib is not installed (uv run --with matplotlib ...)")
     else:
-        figure(load("small"), FIGURE)
+        figure(FIGURE)
         print(f"written: {FIGURE.relative_to(common.ROOT)}")
 
 

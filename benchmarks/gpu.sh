@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that want a GPU, one after the other: tests, throughput, goal, table, claims, step, clustering, bounded,
+# All checks that want a GPU, one after the other: tests, throughput, goal, claims (table ... study), step, clustering, bounded,
 # evidence.
 #
 # NOT RUN YET: no GPU was at hand when this was written. No figure of this project comes from it.
@@ -70,7 +70,7 @@ for stage in $stages; do
             precision=bf16-mixed max_minutes="$minutes"
         ;;
     *)
-        echo "unknown stage $stage: tests, step, clustering, bounded, evidence" >&2
+        echo "unknown stage $stage" >&2
         exit 2
         ;;
     esac

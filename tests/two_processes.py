@@ -23,9 +23,10 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.label_weight": 0.2,
     "objective.prediction_share": 0.5,
 }
+SHARED = {"objective.decorrelation": 0, "objective.turning": 0.4}  # the first is of each process's own rows
 RUNS: dict[str, dict[str, Any]] = {
-    "one view": {"averaging_share": 0.3, "objective.turning": 0.4},
-    "two views, accumulated": {**TWO_VIEWS, "accumulate": 2},
+    "one view": {**SHARED, "averaging_share": 0.3},
+    "two views, accumulated": {**SHARED, **TWO_VIEWS, "accumulate": 2},
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from coke.training.recipes import find_recipe
+
 VIEW = {"size": 32, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
 STRONG = {"size": 32, "crop": [0.2, 1.0], "jitter": [0.4, 0.4, 0.4, 0.1], "gray": 0.2}  # usual for SimCLR
 SMALL = {"size": 16, "crop": [0.08, 0.35], "jitter": VIEW["jitter"], "gray": 0.2}
@@ -15,7 +17,8 @@ VIEWS = {
     "two strong": [STRONG, STRONG],
     "multi-crop": [VIEW, {**VIEW, "solarise": 0.2}, {**SMALL, "clusters": False, "count": 4}],
 }
-TEN_HEADS = {"n_clusters": list(range(10, 101, 10)), "min_size_ratio": 0.9, "count_carry": 0.5}
+_RECIPE = find_recipe("cifar10-companions").settings
+TEN_HEADS = {key: _RECIPE[key] for key in ("n_clusters", "min_size_ratio", "count_carry")}
 SWAPPED = {"objective": {"temperature": 0.05, "label_weight": 0.2, "prediction_share": 1.0}}
 
 
@@ -43,12 +46,8 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)  # of a peer's constructor
 
 
-COMPANIONS = (
-    Entry(  # the settings beyond the paper that held-out images chose at the small scale (docs/log.md)
-        "coke, companions",
-        settings={**TEN_HEADS, "objective.decorrelation": 0.1, "objective.turning": 1.0},
-    )
-)
+# The settings beyond the paper that held-out images chose at the small scale (docs/log.md).
+COMPANIONS = Entry("coke, companions", settings={**TEN_HEADS, "objective": _RECIPE["objective"]})
 
 SCALES = {
     "small": Scale(

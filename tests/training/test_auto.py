@@ -127,15 +127,29 @@ def test_what_is_given_is_taken_and_not_explained():
     )
 
 
-def test_small_images_are_decorrelated_and_turned_unless_the_backbone_is_the_users():
-    assert auto(images(500)).config.objective.decorrelation == 0.03
-    assert auto(images(500), backbone="vit_tiny_patch16_224").config.objective.decorrelation == 0.03
-    assert auto(images(500, ((300, 400),))).config.objective.decorrelation == 0
-    assert auto(images(500)).config.objective.turning == 1
-    assert "objective.turning 1" in "\n".join(auto(images(500)).reasons)
-    assert auto(images(500), **{"objective.turning": 0}).config.objective.turning == 0
-    assert auto(images(500), backbone="vit_tiny_patch16_224").config.objective.turning == 0
-    assert auto(images(500, ((300, 400),))).config.objective.turning == 0
+@pytest.mark.parametrize(
+    ("sizes", "overrides", "weights"),
+    [
+        (((32, 32),), {}, (0.01, 1.0)),
+        (((32, 32),), {"objective.temperature": 0.2}, (0.01, 1.0)),
+        (((32, 32),), {"objective": {"temperature": 0.2}}, (0.01, 1.0)),
+        (((32, 32),), {"objective.turning": 0}, (0.01, 0)),
+        (((32, 32),), {"objective.decorrelation": 0.2, "objective.turning": 0.3}, (0.2, 0.3)),
+        (
+            ((32, 32),),
+            {"backbone": "vit_tiny_patch16_224"},
+            (0.01, 0),
+        ),  # may not take copies of half the size
+        (((32, 32),), {"views.rotation": 180}, (0.01, 0)),  # nothing to tell
+        (((300, 400),), {}, (0, 0)),
+    ],
+)
+def test_small_images_get_companions_where_nothing_else_is_given(sizes, overrides, weights):
+    result = auto(images(500, sizes), **overrides)
+    objective, said = result.config.objective, "\n".join(result.reasons)
+    assert (objective.decorrelation, objective.turning) == weights
+    assert ("objective.decorrelation 0.01" in said) == (weights[0] == 0.01)
+    assert ("objective.turning 1" in said) == (weights[1] == 1)
 
 
 def test_a_share_of_nothing_for_averaging_is_kept():

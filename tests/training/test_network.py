@@ -45,8 +45,8 @@ def test_heads_are_those_of_the_method():
 def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
     network = Network(Mean(maps), 3, dim=5, hidden=16)
     images = torch.randn(8, 3, 6, 6)
-    projection, prediction, turns = network(images)
-    assert turns is None
+    projection, prediction, turn_logits = network(images)
+    assert turn_logits is None
     for vectors in (projection, prediction):
         assert vectors.shape == (8, 5)
         assert torch.allclose(vectors.norm(dim=1), torch.ones(8), atol=1e-5)
@@ -73,7 +73,9 @@ def test_a_head_for_turns_comes_last_and_leaves_the_others_as_they_were():
     assert extra
     assert all(name.startswith("turner.") for name in extra)
     assert all(torch.equal(network.state_dict()[name], value) for name, value in without.state_dict().items())
-    assert network(torch.randn(8, 3, 6, 6), torch.arange(8) % 4).turns.shape == (8, 4)
+    assert network(torch.randn(8, 3, 6, 6), torch.arange(8) % 4).turn_logits.shape == (8, 4)
+    with pytest.raises(ConfigError, match="tells_turns=True"):
+        without(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)
 
 
 def test_a_pass_changes_batch_statistics_only():

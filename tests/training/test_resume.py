@@ -208,6 +208,21 @@ def test_what_is_learned_must_match(
     assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
 
 
+def test_a_run_older_than_a_key_goes_on_without_it(images: Path, one_step: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(one_step.path, tmp_path / "run"))
+    path = run.latest_checkpoint()
+    assert path is not None
+    state, config = torch.load(path, weights_only=True), run.config
+    for stored in (state["config"], config):
+        for key in ("decorrelation", "turning"):
+            del stored["objective"][key]
+    torch.save(state, path)
+    run.write_config(config)
+    finished = train(images, run.path, resume=True)
+    assert [record["epoch"] for record in finished.metrics("epoch")] == list(range(SETTINGS["epochs"]))
+    assert finished.config["objective"]["turning"] == 0
+
+
 def test_backbone_must_match(images: Path, one_step: Run) -> None:
     with pytest.raises(ResumeError, match=r"backbone: 'custom:Tiny' in the run, 'custom:Other' asked"):
         train(images, one_step.path, backbone=type("Other", (type(tiny()),), {})(), resume=True)

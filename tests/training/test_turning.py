@@ -30,7 +30,7 @@ def test_a_network_learns_to_tell_them():
     images = torch.linspace(1, 0, 16)[:, None].expand(64, 3, 16, 16) + 0.3 * torch.randn(64, 3, 16, 16)
     for _ in range(40):
         turns = torch.randint(4, (64,))
-        logits = network(images, turns).turns
+        logits = network(images, turns).turn_logits
         optimizer.zero_grad()
         cross_entropy(logits, turns).backward()
         optimizer.step()

@@ -65,7 +65,7 @@ def _jpeg(content: bytes, image: Image.Image) -> Tensor:
 
     try:
         return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # damaged, or a torchvision built without its decoders
         return _to_tensor(image)
 
 

@@ -44,7 +44,7 @@ class Batch:
     ids: Tensor  # [b] numbers of the images, on the host
     all_ids: Tensor  # [B] of all processes, in rank order
     views: list[Tensor]  # float [b, 3, S, S] each, normalised
-    turns: Tensor  # [b] quarters 0 ... 3 that a copy of each image is turned by, on the host (`turning.py`)
+    turns: Tensor  # [b] quarters 0 ... 3 that a copy of each image is turned by (`turning.py`)
 
 
 class Batches:
@@ -124,7 +124,7 @@ class Batches:
         for step, part in jobs:
             plan = self.plan(epoch, step, part, order[step])
             views = [self._warp(plan, index) for index in range(len(self.views))]
-            yield Batch(plan.ids, plan.all_ids, views, plan.turns)
+            yield Batch(plan.ids, plan.all_ids, views, plan.turns.to(self.device, non_blocking=True))
 
     def _decoded(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -143,7 +143,7 @@ class Batches:
             for crop, draws, view in zip(crops, plan.draws, self.views, strict=True):
                 pixels = crop.to(self.device, non_blocking=True)
                 views.append(in_parts(pixels, draws.to(self.device), partial(self._finish, view=view)))
-            yield Batch(plan.ids, plan.all_ids, views, plan.turns)
+            yield Batch(plan.ids, plan.all_ids, views, plan.turns.to(self.device, non_blocking=True))
 
     def _warp(self, plan: _Plan, index: int) -> Tensor:
         assert self.pixels is not None

@@ -11,7 +11,7 @@ import torch
 from coke.errors import ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
 from coke.training.config import FREE, Config
-from coke.training.settings import differences
+from coke.training.settings import build, differences
 
 
 def save(run: Run, state: dict[str, Any], *, epoch: int, step: int, keep: int) -> Path:
@@ -44,7 +44,8 @@ def load(run: Run) -> dict[str, Any]:
 
 def check_same(state: Mapping[str, Any], config: Config, fingerprint: str, n_images: int) -> list[str]:
     """What changed since the checkpoint, in words; raises `ResumeError` where it decides what is learned."""
-    changed = differences(state["config"], config.as_dict())
+    stored = build(Config, state["config"]).as_dict()  # keys newer than the run were at their defaults in it
+    changed = differences(stored, config.as_dict())
     learned = {key: pair for key, pair in changed.items() if key.split(".")[0] not in FREE}
     data = state["data"]
     if (data["fingerprint"], data["n_images"]) != (fingerprint, n_images):

@@ -59,7 +59,7 @@ class Learner:
         if distributed.world_size() > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         network = network.to(memory_format=torch.channels_last)
-        if config.compile:  # in place: the weights keep their names; batches have two sizes at most
+        if config.compile:  # in place: the weights keep their names; batches have two sizes, views few kinds
             network.compile(dynamic=False)
         self.network, self.optimizer = fabric.setup(network, make_optimizer(network, config))
         decay = config.dual_decay_epochs
@@ -85,7 +85,7 @@ class Learner:
         self.figures = EpochFigures(config.n_clusters, config.dim, self.device)
 
     def step(self, parts: list[Batch], train: bool) -> Tensor:
-        """One batch, handed out in parts that are all assigned under the state from before; returns the loss [].
+        """One batch, in parts that are all assigned under the state from before; returns the clusters' loss [].
 
         Without ``train`` it is a clustering pass: no loss (0), no backward, large views only.
         """
@@ -115,13 +115,9 @@ class Learner:
             view.contiguous(memory_format=torch.channels_last)
             for view in (part.views if train else part.views[:n_large])
         )
-        outputs = [self.network(first, self._turns(part) if train else None), *map(self.network, others)]
+        turns = part.turns if train and self.config.objective.turning > 0 else None
+        outputs = [self.network(first, turns), *map(self.network, others)]
         return outputs[:n_large], outputs[n_large:]
-
-    def _turns(self, part: Batch) -> Tensor | None:
-        if self.config.objective.turning == 0:
-            return None
-        return part.turns.to(self.device, non_blocking=True)
 
     def _learn(self, part: Batch, large: list[Output], small: list[Output], share: float) -> Tensor:
         """The gradient of predicting last epoch's labels; the clusters' loss, detached."""
@@ -134,7 +130,7 @@ class Learner:
     def _target(self, part: Batch) -> Target:
         ids = part.ids.to(self.device, non_blocking=True)
         target = self.config.objective.target(*self.memory.read_average(ids), self.memory.averaging)
-        return target._replace(turns=self._turns(part))
+        return target._replace(turns=part.turns)
 
     def _optimizer_step(self) -> None:
         set_learning_rate(self.optimizer, self.schedule.learning_rate)

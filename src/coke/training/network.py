@@ -21,9 +21,7 @@ class Output(NamedTuple):
 
     projection: Tensor  # [B, D] unit vectors z = g(f(x)): what is clustered
     prediction: Tensor  # [B, D] unit vectors p = h(g(f(x))): what predicts the cluster
-    turns: Tensor | None = (
-        None  # [B, 4] logits of the quarter turns of small copies, where they were asked for
-    )
+    turn_logits: Tensor | None = None  # [B, 4] of the quarter turns of small copies, where asked for
 
 
 class Network(nn.Module):
@@ -55,20 +53,27 @@ class Network(nn.Module):
             nn.BatchNorm1d(dim),
         )
         self.predictor = nn.Sequential(*_hidden_layer(dim, hidden), nn.Linear(hidden, dim))
-        if tells_turns:
-            self.turner = nn.Sequential(*_hidden_layer(n_features, hidden), nn.Linear(hidden, QUARTERS))
+        self.turner = (
+            nn.Sequential(*_hidden_layer(n_features, hidden), nn.Linear(hidden, QUARTERS))
+            if tells_turns
+            else None
+        )
 
     def forward(self, images: Tensor, turns: Tensor | None = None) -> Output:
         """Images [B, 3, H, W] -> unit vectors in float32, whatever the precision of the layers.
 
-        With ``turns`` [B] also what the head says of small copies turned by so many quarters.
+        With ``turns`` [B] also what the head says of small copies turned by so many quarters. Raises `ConfigError`
+        where there is no such head.
         """
         projection = self.projector(pool(self.backbone(images)))
         prediction = self.predictor(projection)
-        told = None
-        if turns is not None:
-            told = self.turner(pool(self.backbone(turned(images, turns)))).float()
-        return Output(normalize(projection.float()), normalize(prediction.float()), told)
+        output = Output(normalize(projection.float()), normalize(prediction.float()))
+        if turns is None:
+            return output
+        if self.turner is None:
+            raise ConfigError("this network has no head for turns: make it with tells_turns=True")
+        copies = turned(images, turns)
+        return output._replace(turn_logits=self.turner(pool(self.backbone(copies))).float())
 
 
 def _hidden_layer(width_in: int, width_out: int) -> tuple[nn.Module, ...]:

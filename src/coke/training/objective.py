@@ -107,8 +107,11 @@ class Objective:
         if self.decorrelation > 0:
             penalties = [redundancy(output.projection) for output in large]
             total = total + self.decorrelation * torch.stack(penalties).mean()
-        if large[0].turns is not None and target.turns is not None:
-            total = total + self.turning * cross_entropy(large[0].turns, target.turns)
+        if self.turning > 0:
+            logits, turns = large[0].turn_logits, target.turns
+            if logits is None or turns is None:
+                raise ConfigError("turning > 0 needs the first output's turn_logits and the target's turns")
+            total = total + self.turning * cross_entropy(logits, turns)
         return Loss(total, loss.detach(), torch.stack(agreements).mean())
 
     def _ask(self, branch: list[Tensor], others: list[list[Tensor]], target: Target) -> Tensor:

@@ -115,7 +115,7 @@ _ALL = (
     Recipe("cifar10", "CIFAR-10, one view, small-stem ResNet-18", _CIFAR),
     Recipe(
         "cifar10-companions",
-        "CIFAR-10, one view, heads 10 to 100, turns told and dimensions decorrelated: the best single view here",
+        "CIFAR-10, one view, heads 10 to 100, turns told and dimensions decorrelated: beyond the paper",
         {**_CIFAR, **_COMPANIONS},
     ),
     Recipe(
