@@ -72,6 +72,7 @@ def test_a_template_names_every_key_and_says_the_same(name, imagenet):
     assert list(whole) == [field.name for field in dataclasses.fields(Config)]
     if name == "auto":
         assert {whole[key] for key in (*AUTO, "views", "backbone")} == {"auto"}
+        assert {whole["objective"][key] for key in ("decorrelation", "turning")} == {"auto"}
         return
     split = images(*SPLITS[name]) if name in SPLITS else imagenet
     again = resolve({**whole, "data": "x"}, {}, split).config
