@@ -231,13 +231,12 @@ def _deep(scale: Scale) -> list[Entry]:
 
 def _table(scale: Scale) -> list[Entry]:
     """Claim 8: coke and the field by one probe."""
-    peers = [Entry("swav", "swav", views="two alike", epochs=0.5)]
-    if scale.name == "full":
-        peers += [
-            Entry("byol", "byol", views="two strong", epochs=0.5),
-            Entry("barlow", "barlow", views="two strong", epochs=0.5),
-            Entry("supervised", "supervised"),
-        ]
+    peers = [
+        Entry("swav", "swav", views="two alike", epochs=0.5),
+        Entry("byol", "byol", views="two strong", epochs=0.5),
+        Entry("barlow", "barlow", views="two strong", epochs=0.5),
+        Entry("supervised", "supervised"),
+    ]
     ours = [entry for entry in _variance(scale) if entry.name != "coke, averaging"]
     return [*ours, COMPANIONS, *_tuned(scale), *peers]
 
