@@ -81,7 +81,7 @@ def _cell(found: list[dict[str, Any]], column: str) -> str:
     return "-" if not all(heads) else spread([100 * head[0][key] for head in heads])
 
 
-def figure(path: Path) -> None:
+def figure(scales: dict[str, Runs], path: Path) -> None:
     """k-NN by contender for the claims with several seeds, every run a dot."""
     import matplotlib
 
@@ -99,7 +99,7 @@ def figure(path: Path) -> None:
     ]
     canvas, axes = pyplot.subplots(1, len(panels), figsize=(11, 2.8), sharey=True)
     for axis, (title, scale, names) in zip(axes, panels, strict=True):
-        runs = load(scale)
+        runs = scales[scale]
         for place, name in enumerate(names):
             values = [100 * run["scores"]["knn"] for run in runs.get(name, [])]
             axis.plot([place] * len(values), values, "o", color="#0b62a4", alpha=0.7)
@@ -129,8 +129,8 @@ def main() -> None:
     from contest.entries import SCALES, entries
 
     text = PAGE.read_text()
-    for scale in SCALES:
-        runs = load(scale)
+    scales = {scale: load(scale) for scale in SCALES}
+    for scale, runs in scales.items():
         for claim in ENTRIES:
             pattern = rf"(<!-- TABLE:{scale}:{claim}:([^>]*) -->\n).*?(<!-- /TABLE -->)"
             match = re.search(pattern, text, flags=re.DOTALL)
@@ -146,7 +146,7 @@ def main() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figure: matplotlib is not installed (uv run --with matplotlib ...)")
     else:
-        figure(FIGURE)
+        figure(scales, FIGURE)
         print(f"written: {FIGURE.relative_to(common.ROOT)}")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All checks that want a GPU, one after the other: tests, throughput, goal, claims (table ... study), step, clustering, bounded,
-# evidence.
+# All checks that want a GPU, one after the other: tests, throughput, goal, the claims (table, views, improvements, sizes,
+# ...), step, clustering, bounded, evidence.
 #
 # NOT RUN YET: no GPU was at hand when this was written. No figure of this project comes from it.
 #

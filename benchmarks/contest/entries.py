@@ -30,7 +30,7 @@ class Scale:
     base: dict[str, Any]
     n_images: int | None  # of the balanced training set; None: the whole pool
     epochs: int  # of one view an image, after coke's clustering pass
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -49,52 +49,27 @@ class Entry:
 # The settings beyond the paper that held-out images chose at the small scale (docs/log.md).
 COMPANIONS = Entry("coke, companions", settings={**TEN_HEADS, "objective": _RECIPE["objective"]})
 
+
+def _base(backbone: str, heads: list[int], batch_size: int, warmup_epochs: int) -> dict[str, Any]:
+    """A scale's settings; the learning rate is 0.06 for 128 images of a batch."""
+    return {
+        "backbone": backbone,
+        "n_clusters": heads,
+        "batch_size": batch_size,
+        "learning_rate": round(0.06 * batch_size / 128, 4),
+        "warmup_epochs": warmup_epochs,
+        "averaging_share": 0.0,
+        "precision": "bf16-mixed",
+    }
+
+
 SCALES = {
-    "small": Scale(
-        "small",
-        {
-            "backbone": "coke_conv5_w16",
-            "n_clusters": [40, 60],
-            "batch_size": 128,
-            "learning_rate": 0.06,
-            "warmup_epochs": 2,
-            "averaging_share": 0.0,
-            "precision": "bf16-mixed",
-        },
-        n_images=12_600,
-        epochs=12,
-        seeds=(0, 1, 2),
-    ),
-    "medium": Scale(
-        "medium",
-        {
-            "backbone": "coke_conv5_w24",
-            "n_clusters": [150, 200],
-            "batch_size": 128,
-            "learning_rate": 0.06,
-            "warmup_epochs": 3,
-            "averaging_share": 0.0,
-            "precision": "bf16-mixed",
-        },
-        n_images=None,
-        epochs=21,
-        seeds=(0, 1, 2),
-    ),
-    "full": Scale(
-        "full",
-        {
-            "backbone": "coke_resnet18_small",
-            "n_clusters": [150, 200],
-            "batch_size": 512,
-            "learning_rate": 0.24,
-            "warmup_epochs": 10,
-            "averaging_share": 0.0,
-            "precision": "bf16-mixed",
-        },
-        n_images=None,
-        epochs=200,
-        seeds=(0, 1, 2),
-    ),
+    scale.name: scale
+    for scale in (
+        Scale("small", _base("coke_conv5_w16", [40, 60], 128, 2), n_images=12_600, epochs=12),
+        Scale("medium", _base("coke_conv5_w24", [150, 200], 128, 3), n_images=None, epochs=21),
+        Scale("full", _base("coke_resnet18_small", [150, 200], 512, 10), n_images=None, epochs=200),
+    )
 }
 
 

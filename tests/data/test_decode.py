@@ -64,6 +64,18 @@ def test_a_photograph_is_decoded_by_torchvision(monkeypatch):
     assert not decode(content).any()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("refused"), AttributeError("built without decoders")])
+def test_what_torchvision_does_not_decode_pillow_does(monkeypatch, error):
+    content = encode(picture(3, 37, 51), "JPEG")
+    expected = as_array(content)
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
+    assert np.array_equal(as_array(content), expected)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
 def test_grey_is_repeated(kind):
     expected = repeated(GREY)

@@ -195,6 +195,7 @@ def test_images_without_any_contrast_do_not_divide_by_zero():
         (100, {"epoch": 3}, ConfigError, "did you mean 'epochs'"),
         (100, {"optimizer": "adam"}, ConfigError, "optimizer must be"),
         (100, {"seed": "auto"}, ConfigError, "seed must be a whole number"),
+        (100, {"views": []}, ConfigError, "at least one view must have clusters: true"),
     ],
 )
 def test_what_cannot_work_is_refused(n, overrides, error, message):

@@ -47,7 +47,7 @@ def decode(content: Content) -> Tensor:
         if isinstance(content, Image.Image):
             return _to_tensor(content)
         with Image.open(io.BytesIO(content)) as image:
-            if (image.format, image.mode, _orientation(image)) == ("JPEG", "RGB", 1):
+            if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
                 return _jpeg(content, image)
             return _to_tensor(image)
     except (DataError, MemoryError):

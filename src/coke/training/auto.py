@@ -42,8 +42,9 @@ def resolve(settings: Mapping[str, Any], overrides: Mapping[str, Any], images: I
         ConfigError, BoundsError: a setting that cannot work with these images.
     """
     reasons: list[str] = []
-    fresh = settings.get("recipe") == "auto" and "objective" not in settings  # a resumed run has one
-    if settings.get("recipe") == "auto":
+    auto = settings.get("recipe") == "auto"
+    fresh = auto and "objective" not in settings  # a resumed run has one
+    if auto:
         derived, reasons = _derive(images)
         settings = {**derived, **settings}
     chosen = override(settings, overrides)
@@ -115,11 +116,10 @@ def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
 
 def _companions(chosen: dict[str, Any], usual_backbone: bool, reasons: list[str]) -> None:
     """Terms beyond the paper that small images gained from (docs/log.md), where nothing else is given."""
-    views = convert(Config, "views", chosen["views"])
-    view = next((view for view in views if view.clusters), views[0])
-    objective = chosen.setdefault("objective", {})
-    if view.size > SMALL_IMAGE:
+    view = next((view for view in convert(Config, "views", chosen["views"]) if view.clusters), None)
+    if view is None or view.size > SMALL_IMAGE:
         return
+    objective = chosen.setdefault("objective", {})
     if "decorrelation" not in objective:
         objective["decorrelation"] = 0.01
         reasons.append(
