@@ -230,7 +230,10 @@ def seconds_per_epoch(trainer: Trainer, most_steps: int = 12) -> float:
         began = time.monotonic()
         loss = trainer.learner.step(next(steps), train=True)
         if not torch.isfinite(loss):
-            raise ConfigError("the loss is not finite in the first steps: check the images and the precision")
+            raise ConfigError(
+                f"the loss is not finite in the first steps: lower learning_rate={trainer.config.learning_rate:g}, "
+                f"or check the images and precision={trainer.config.precision}"
+            )
         times.append(time.monotonic() - began)
     settled = sorted(times[len(times) // 3 :])
     return settled[len(settled) // 2] * trainer.batches.n_steps
