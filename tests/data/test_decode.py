@@ -64,7 +64,10 @@ def test_a_photograph_is_decoded_by_torchvision(monkeypatch):
     assert not decode(content).any()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("refused"), AttributeError("built without decoders")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("refused"), AttributeError("built without decoders"), DeprecationWarning("under -W error")],
+)
 def test_what_torchvision_does_not_decode_pillow_does(monkeypatch, error):
     content = encode(picture(3, 37, 51), "JPEG")
     expected = as_array(content)
@@ -73,6 +76,13 @@ def test_what_torchvision_does_not_decode_pillow_does(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
+    assert np.array_equal(as_array(content), expected)
+
+
+def test_without_torchvision_s_decoders_pillow_decodes(monkeypatch):
+    content = encode(picture(3, 37, 51), "JPEG")
+    expected = as_array(content)
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
     assert np.array_equal(as_array(content), expected)
 
 

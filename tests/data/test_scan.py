@@ -22,6 +22,12 @@ from .builders import encode, picture, write_images
 SIZES = [(6, 8), (9, 5), (1, 1), (30, 4)]
 
 
+@pytest.fixture(autouse=True, params=["in threads", "here"])
+def _where(request, monkeypatch):
+    """Large images are decoded in threads, small ones are not: each test asks both."""
+    monkeypatch.setattr("coke.data.scan._SMALL", 0 if request.param == "in threads" else 1 << 40)
+
+
 @pytest.fixture
 def mixed(tmp_path):
     for seed, (height, width) in enumerate(SIZES):

@@ -61,11 +61,12 @@ def decode(content: Content) -> Tensor:
 
 def _jpeg(content: bytes, image: Image.Image) -> Tensor:
     """The plain photograph, by torchvision: Pillow's pixels without its copies. What it refuses Pillow judges."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
         return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    except (RuntimeError, AttributeError):  # damaged, or a torchvision built without its decoders
+    except (RuntimeError, AttributeError, ImportError, Warning):
+        # damaged; or a torchvision without decoders: 0.29 announces (a warning, here perhaps an error) that they go
         return _to_tensor(image)
 
 

@@ -22,50 +22,106 @@ Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
 
 _CHUNK = 64
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # values that are summed at once: float64 takes eight times their memory
+_SMALL = 3 * 80 * 80  # values of an image below which threads only get in each other's way
 _NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """What one image gave: pixels only while the whole split may still stay in memory."""
+    """A readable row."""
 
-    size: tuple[int, int]
+    row: int
+    pixels: Tensor
     digest: bytes
-    sums: np.ndarray
-    pixels: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """What some rows gave: n readable images, their pixels only while the whole split may stay in memory."""
+
+    kept: list[int]
+    sizes: list[tuple[int, int]]
+    digests: bytes  # 16 of each image
+    sums: np.ndarray  # float64 [n, 2, 3]
+    pixels: Tensor | None  # uint8 [n, 3, h, w]
+    unreadable: list[Unreadable]
+
+    @property
+    def small(self) -> bool:
+        """Whether its images are small on average."""
+        return 3 * sum(height * width for height, width in self.sizes) < _SMALL * len(self.sizes)
 
 
 class _Scan:
-    """The scan of one split: its threads share the rows and whether all sizes are equal so far."""
+    """The scan of one split: its threads share the rows and whether pixels may stay in memory."""
 
     def __init__(self, rows: Rows, resident_bytes: int) -> None:
-        self.rows = rows
-        self.resident_bytes = resident_bytes
-        self.first_size: tuple[int, int] | None = None
-        self.uniform = True
+        self.rows, self.resident_bytes = rows, resident_bytes
+        self.resident = True
 
-    def chunk(self, start: int) -> list[_Image | Unreadable]:
+    def chunks(self) -> Iterator[_Chunk]:
+        """All rows in order; large images in threads, only a few chunks ahead, so that memory stays bounded."""
+        starts = iter(range(0, len(self.rows.keys), _CHUNK))
+        for start in starts:
+            chunk = self.chunk(start)
+            yield chunk
+            if not chunk.small:
+                break
+        threads = usable_cpus()
+        pending: deque[Future[_Chunk]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for start in starts:
+                pending.append(pool.submit(self.chunk, start))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def chunk(self, start: int) -> _Chunk:
         """Decode the rows from ``start`` on."""
-        stop = min(start + _CHUNK, len(self.rows.keys))
-        return [self.image(row) for row in range(start, stop)]
+        unreadable: list[Unreadable] = []
+        kept: list[int] = []
+        sizes: list[tuple[int, int]] = []
+        digests = b""
+        sums = [np.zeros((0, 2, 3))]
+        blocks: list[Tensor] = []
+        for images in _alike(self._decoded(start, unreadable)):
+            block = torch.stack([image.pixels for image in images])
+            kept += [image.row for image in images]
+            sizes += [(block.shape[2], block.shape[3])] * len(images)
+            digests += b"".join(image.digest for image in images)
+            sums.append(channel_sums(block))
+            fits = len(self.rows.keys) * block[0].numel() <= self.resident_bytes
+            if not fits or any(other.shape[1:] != block.shape[1:] for other in blocks):
+                self.resident = False
+            blocks = [*blocks, block] if self.resident else []
+        pixels = torch.cat(blocks) if blocks and self.resident else None
+        return _Chunk(kept, sizes, digests, np.concatenate(sums), pixels, unreadable)
 
-    def image(self, row: int) -> _Image | Unreadable:
-        """Decode one row; one that cannot be read gives the reason instead."""
-        try:
-            content = self.rows.source.load(row)
-            pixels = decode(content)
-        except (DataError, OSError) as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-            return Unreadable(self.rows.keys[row], reason)
-        size = (pixels.shape[1], pixels.shape[2])
-        if self.first_size is None:
-            self.first_size = size
-        fits = len(self.rows.keys) * pixels.numel() <= self.resident_bytes
-        if size != self.first_size or not fits:
-            self.uniform = False
-        keep = pixels if self.uniform else None
-        return _Image(size, _digest(content, pixels), channel_sums(pixels), keep)
+    def _decoded(self, start: int, unreadable: list[Unreadable]) -> Iterator[_Image]:
+        """The readable rows; the others go to ``unreadable`` with the reason."""
+        for row in range(start, min(start + _CHUNK, len(self.rows.keys))):
+            try:
+                content = self.rows.source.load(row)
+                pixels = decode(content)
+            except (DataError, OSError) as error:
+                reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+                unreadable.append(Unreadable(self.rows.keys[row], reason))
+            else:
+                yield _Image(row, pixels, _digest(content, pixels))
+
+
+def _alike(images: Iterator[_Image]) -> Iterator[list[_Image]]:
+    """Runs of images of one size, no longer than their sums are taken at once."""
+    run: list[_Image] = []
+    for image in images:
+        if run and (image.pixels.shape != run[0].pixels.shape or len(run) * image.pixels.numel() >= _BLOCK):
+            yield run
+            run = []
+        run.append(image)
+    if run:
+        yield run
 
 
 def scan(
@@ -86,32 +142,27 @@ def scan(
     unreadable: list[Unreadable] = []
     kept: list[int] = []
     sizes = torch.zeros((n_rows, 2), dtype=torch.int32)
-    hashes = torch.zeros((n_rows, 16), dtype=torch.uint8)
-    sums = torch.zeros((n_rows, 2, 3), dtype=torch.float64)
+    digests = bytearray()
+    sums = [np.zeros((0, 2, 3))]
     stored: Tensor | None = None
-    row = 0
-    for chunk in _in_order(state, n_rows):
-        for image in chunk:
-            if isinstance(image, Unreadable):
-                unreadable.append(image)
-            else:
-                place = len(kept)
-                kept.append(row)
-                sizes[place] = torch.tensor(image.size)
-                hashes[place] = torch.frombuffer(bytearray(image.digest), dtype=torch.uint8)
-                sums[place] = torch.from_numpy(image.sums)
-                if not state.uniform or image.pixels is None:
-                    stored = None
-                else:
-                    if stored is None:
-                        stored = torch.empty((n_rows, *image.pixels.shape), dtype=torch.uint8)
-                    if stored.shape[1:] == image.pixels.shape:
-                        stored[place] = image.pixels
-                    else:  # two threads saw the first size at the same time
-                        state.uniform, stored = False, None
-            row += 1
+    for chunk in state.chunks():
+        unreadable += chunk.unreadable
+        place = slice(len(kept), len(kept) + len(chunk.kept))
+        kept += chunk.kept
+        sizes[place] = torch.tensor(chunk.sizes, dtype=torch.int32).reshape(-1, 2)
+        digests += chunk.digests
+        sums.append(chunk.sums)
+        if chunk.pixels is not None:
+            if stored is None and place.start == 0:
+                stored = torch.empty((n_rows, *chunk.pixels.shape[1:]), dtype=torch.uint8)
+            if stored is None or stored.shape[1:] != chunk.pixels.shape[1:]:
+                state.resident = False
+        if not state.resident or stored is None:
+            stored = None
+        elif chunk.pixels is not None:
+            stored[place] = chunk.pixels
         if progress is not None:
-            progress(row, n_rows)
+            progress(len(kept) + len(unreadable), n_rows)
     _refuse(rows.name, unreadable, n_rows, max_unreadable_share)
     chosen = torch.tensor(kept, dtype=torch.int64)
     count = len(kept)
@@ -121,39 +172,26 @@ def scan(
         source=rows.source if stored is None else Pixels(stored[:count]),
         rows=chosen if stored is None else torch.arange(count),
         sizes=sizes[:count],
-        hashes=hashes[:count],
-        sums=sums[:count],
+        hashes=torch.from_numpy(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 16)),
+        sums=torch.from_numpy(np.concatenate(sums)),
         labels=None if rows.labels is None else rows.labels[chosen],
         classes=rows.classes,
         unreadable=unreadable,
     )
 
 
-def _in_order(state: _Scan, n_rows: int) -> Iterator[list[_Image | Unreadable]]:
-    """The chunks in order; only a few are under way, so memory stays bounded."""
-    threads = usable_cpus()
-    pending: deque[Future[list[_Image | Unreadable]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, n_rows, _CHUNK):
-            pending.append(pool.submit(state.chunk, start))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
 def channel_sums(pixels: Tensor) -> np.ndarray:
-    """Sum and sum of squares per channel of uint8 [3, h, w], float64 [2, 3]: exact below 2^53.
+    """Sum and sum of squares per channel of uint8 images [n, 3, h, w], float64 [n, 2, 3]: exact below 2^53.
 
-    >>> channel_sums(torch.full((3, 1, 2), 3, dtype=torch.uint8)).tolist()
-    [[6.0, 6.0, 6.0], [18.0, 18.0, 18.0]]
+    >>> channel_sums(torch.full((1, 3, 1, 2), 3, dtype=torch.uint8)).tolist()
+    [[[6.0, 6.0, 6.0], [18.0, 18.0, 18.0]]]
     """
-    flat = pixels.numpy().reshape(3, -1)
-    total = np.zeros((2, 3))
-    for start in range(0, flat.shape[1], _BLOCK):  # in blocks: float64 takes eight times the image's memory
-        block = flat[:, start : start + _BLOCK].astype(np.float64)
-        total[0] += block.sum(1)
-        total[1] += np.einsum("cp,cp->c", block, block)
+    flat = pixels.numpy().reshape(len(pixels), 3, -1)
+    total = np.zeros((len(pixels), 2, 3))
+    for start in range(0, flat.shape[2], _BLOCK):  # one image may be larger than a block
+        block = flat[:, :, start : start + _BLOCK].astype(np.float64)
+        total[:, 0] += block.sum(2)
+        total[:, 1] += np.einsum("ncp,ncp->nc", block, block)
     return total
 
 
