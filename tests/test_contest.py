@@ -24,6 +24,7 @@ from contest import data, entries, loop, peers, variants  # noqa: E402
 sys.path.remove(str(ROOT / "benchmarks"))
 
 CIFAR = ROOT / "../shared/data/cifar10"
+PHOTOGRAPHS = ROOT / "../shared/data/imagenet-sample"
 
 
 def test_class_counts_fall_in_equal_proportions():
@@ -43,6 +44,36 @@ def test_subsets_have_the_sizes_they_name():
     assert abs(int(tailed[0]) / int(tailed[-1]) - 10) < 0.5
     again = data.subset(pool, "balanced", 1000)
     assert torch.equal(again.rows, balanced.rows)
+
+
+def test_a_second_compression_loses_on_a_grid_between_and_hardly_on_the_same():
+    pool = open_data("textures", seed=0).train
+    once = [data.compress(pool.read(index), quality=75, shift=0) for index in range(40)]
+
+    def lost(shift):
+        again = [data.compress(pixels, quality=75, shift=shift) for pixels in once]
+        return sum(float((a.float() - o.float()).square().mean()) for a, o in zip(again, once, strict=True))
+
+    assert lost(4) > 5 * lost(0)
+    part = pool.subset(range(30))
+    again = data.Data(part, part.subset([3]), part.subset([4, 5])).compressed_again()
+    assert [len(images) for images in (again.pool, again.held, again.test)] == [30, 1, 2]
+    assert torch.equal(again.pool.read(3), data.compress(part.read(3)))
+    assert torch.equal(again.held.read(0), again.pool.read(3))
+    assert torch.equal(again.pool.labels, part.labels)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the photographs are not here")
+def test_photographs_lose_the_second_time_what_they_lost_the_first():
+    photographs = open_data(PHOTOGRAPHS, seed=0).train
+    small = list(torch.cat(list(photographs.centered(32))))
+    once = [data.compress(pixels, quality=75, shift=0) for pixels in small]
+    twice = [data.compress(pixels) for pixels in once]
+
+    def lost(before, after):
+        return sum(float((b.float() - a.float()).square().mean()) for b, a in zip(before, after, strict=True))
+
+    assert lost(once, twice) == pytest.approx(lost(small, once), rel=0.1)
 
 
 def test_sinkhorn_balances_where_the_nearest_center_does_not():

@@ -6,15 +6,23 @@ out; nothing is trained on them. The pool's labels serve the probes and the choi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from coke.data import ImageSet, open_data
+from coke.data.sources import Pixels
 from coke.data.splits import hold_out
 from coke.training.batches import generator
+
+COMPRESSED = "compressed again"
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,20 @@ class Data:
 
     def first(self, n_images: int) -> Data:
         """At most so many images of each part, for a dry run."""
-        parts = (self.pool, self.held, self.test)
-        return Data(*(part.subset(range(min(n_images, len(part)))) for part in parts))
+        return self._mapped(lambda part: part.subset(range(min(n_images, len(part)))))
+
+    def compressed_again(self) -> Data:
+        """Every image of all parts as JPEG once more (`compress`)."""
+        return self._mapped(
+            lambda part: replace(
+                part,
+                source=Pixels(torch.stack([compress(part.read(index)) for index in range(len(part))])),
+                rows=torch.arange(len(part)),
+            )
+        )
+
+    def _mapped(self, change: Callable[[ImageSet], ImageSet]) -> Data:
+        return Data(change(self.pool), change(self.held), change(self.test))
 
 
 def load(path: Path) -> Data:
@@ -39,6 +59,22 @@ def load(path: Path) -> Data:
     assert test is not None
     held = hold_out(train.labels, seed=0)
     return Data(train.subset((~held).nonzero()[:, 0]), train.subset(held.nonzero()[:, 0]), test)
+
+
+def compress(pixels: Tensor, quality: int = 50, shift: int = 4) -> Tensor:
+    """An image [3, H, W] encoded as JPEG and decoded, on a grid of blocks that starts ``shift`` px before it.
+
+    On the grid of an earlier compression a second one changes little, on one between it loses anew. Of 256
+    photographs reduced to 32 px, quality 75 and then these settings each lose the same (squared error 1 : 1.03, both
+    together 1.77). What is beyond the border is the image mirrored.
+    """
+    height, width = pixels.shape[1:]
+    right, below = (-(side + shift) % 16 for side in (width, height))
+    padded = functional.pad(pixels[None].float(), (shift, right, shift, below), mode="reflect")[0]
+    stream = io.BytesIO()
+    to_pil_image(padded.to(torch.uint8)).save(stream, "JPEG", quality=quality)
+    decoded = pil_to_tensor(Image.open(stream))
+    return decoded[:, shift : shift + height, shift : shift + width]
 
 
 def labels_of(images: ImageSet) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coke.training.recipes import find_recipe
+from contest.data import COMPRESSED
 
 VIEW = {"size": 32, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
 STRONG = {"size": 32, "crop": [0.2, 1.0], "jitter": [0.4, 0.4, 0.4, 0.1], "gray": 0.2}  # usual for SimCLR
@@ -216,6 +217,12 @@ def _table(scale: Scale) -> list[Entry]:
     return [*ours, COMPANIONS, *_tuned(scale), *peers]
 
 
+def _jpeg(scale: Scale) -> list[Entry]:
+    """What a JPEG of quality 75 costs: the supervised run on the files, and on the same compressed again."""
+    again = Entry(f"supervised, {COMPRESSED}", "supervised", data=COMPRESSED)
+    return [Entry("supervised", "supervised"), again]
+
+
 CLAIMS = {
     "study": _study,
     "sizes": _sizes,
@@ -227,6 +234,7 @@ CLAIMS = {
     "improvements": _improvements,
     "deep": _deep,
     "table": _table,
+    "jpeg": _jpeg,
 }
 ONE_SEED_WHEN_SMALL = (
     "study",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from coke.training.config import Config
 from coke.training.learner import Learner
 from coke.training.recipes import find_recipe
 from coke.training.session import make_fabric
-from contest.data import Data, labels_of, subset
+from contest.data import COMPRESSED, Data, labels_of, subset
 from contest.entries import VIEWS, Entry, Scale
 from contest.peers import PEERS, PeerLearner, Supervised
 from contest.variants import VARIANTS
@@ -109,6 +110,8 @@ def epochs_in(seconds: float, entry: Entry, config: Config, images: ImageSet, ba
 
 def run(entry: Entry, scale: Scale, data: Data, seed: int, minutes: float | None = None) -> dict[str, Any]:
     """Train and probe; everything that the tables need. ``minutes`` of training replace the entry's epochs."""
+    if entry.data == COMPRESSED:
+        data, entry = data.compressed_again(), replace(entry, data="balanced")
     images = subset(data.pool, entry.data, scale.n_images)
     config = configure(entry, scale, images, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
