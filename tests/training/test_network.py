@@ -24,6 +24,17 @@ def layers(sequence):
     return [(type(layer).__name__, *getattr(layer, "weight", torch.empty(0)).shape) for layer in sequence]
 
 
+@pytest.mark.parametrize("name", ["coke_conv5_w16", "coke_resnet18_small"])
+def test_the_network_compiles_in_one_piece(name):
+    """Dynamo finds one graph for a view with turns and one without; what it compiles them to is not asked."""
+    backbone = timm.create_model(name, num_classes=0)
+    network = Network(backbone, backbone.num_features, dim=8, tells_turns=True)
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
+    images = torch.rand(4, 3, 32, 32)
+    assert compiled(images, torch.arange(4)).turn_logits.shape == (4, 4)
+    assert compiled(images).turn_logits is None
+
+
 def test_heads_are_those_of_the_method():
     """g: two hidden layers of the encoder's width and an output with batch norm; h: one, and without."""
     network = Network(Mean(), n_features=3, dim=5)

@@ -168,12 +168,21 @@ def in_parts(images: Tensor, draw: Draw, change: Callable[[Tensor, Draw], Tensor
 
 
 def _change(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """``change`` of the chosen images [B] with their parameters, [B, ...] each.
+    """``change`` of the chosen images [B] with their parameters, [B, ...] each."""
+    how = _change_rows if images.device.type == "cpu" else _change_everywhere
+    return how(images, chosen, change, *parameters)
 
-    A GPU changes all and keeps the chosen: to count them the host would wait.
-    """
-    if images.device.type != "cpu":
-        return torch.where(chosen[:, None, None, None], change(images, *parameters), images)
+
+def _change_everywhere(
+    images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """Change all images and keep the chosen: to count them the host would wait for a GPU."""
+    return torch.where(chosen[:, None, None, None], change(images, *parameters), images)
+
+
+def _change_rows(
+    images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
     rows = chosen.nonzero()[:, 0]
     if len(rows) == 0:
         return images
