@@ -69,7 +69,8 @@ def _cell(found: list[dict[str, Any]], column: str) -> str:
     if column == "seconds":
         return spread([run["seconds"]["compute"] for run in found], 0)
     if column == "views seen":
-        return f"{found[0]['views_seen']:,}"
+        seen = sorted({run["views_seen"] for run in found})
+        return f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
     if column == "memory, MiB":
         return spread([run["peak_memory_mib"] for run in found], 0)
     heads = [run.get("heads", []) for run in found]
@@ -123,30 +124,27 @@ def _short(name: str) -> str:
     return name if name.startswith("coke") else name.split(",")[0]
 
 
-def main() -> None:
-    """Replace what stands between the page's markers."""
-    from contest.entries import CLAIMS as ENTRIES
+def filled(marker: re.Match[str]) -> str:
+    """A table of the page made anew: ``TABLE:folder of results:claim:columns``."""
     from contest.entries import SCALES, entries
 
-    text = PAGE.read_text()
-    scales = {scale: load(scale) for scale in SCALES}
-    for scale, runs in scales.items():
-        for claim in ENTRIES:
-            pattern = rf"(<!-- TABLE:{scale}:{claim}:([^>]*) -->\n).*?(<!-- /TABLE -->)"
-            match = re.search(pattern, text, flags=re.DOTALL)
-            if match is None:
-                continue
-            columns = [column.strip() for column in match[2].split(";")]
-            names = [entry.name for entry in entries(claim, SCALES[scale])]
-            if claim in ("study", "table"):
-                names = ["raw pixels", "untrained", *names]
-            text = text.replace(match[0], f"{match[1]}{table(runs, names, columns)}\n{match[3]}")
-    PAGE.write_text(text)
+    folder, claim = marker[2], marker[3]
+    names = [entry.name for entry in entries(claim, SCALES[folder.split("-")[0]])]
+    if claim in ("study", "table"):
+        names = ["raw pixels", "untrained", *names]
+    columns = [column.strip() for column in marker[4].split(";")]
+    return f"{marker[1]}{table(load(folder), names, columns)}\n{marker[5]}"
+
+
+def main() -> None:
+    """Replace what stands between the page's markers."""
+    marked = r"(<!-- TABLE:([^:]*):([^:]*):([^>]*) -->\n).*?(<!-- /TABLE -->)"
+    PAGE.write_text(re.sub(marked, filled, PAGE.read_text(), flags=re.DOTALL))
     print(f"written: {PAGE.relative_to(common.ROOT)}")
     if importlib.util.find_spec("matplotlib") is None:
         print("no figure: matplotlib is not installed (uv run --with matplotlib ...)")
     else:
-        figure(scales, FIGURE)
+        figure({scale: load(scale) for scale in ("small", "medium")}, FIGURE)
         print(f"written: {FIGURE.relative_to(common.ROOT)}")
 
 

@@ -53,7 +53,7 @@ for stage in $stages; do
         timeout 590 "$python" benchmarks/evidence.py --scale full --views 2 --tag goal --seeds "$seeds" --data "$data" \
             --runs "$results/../../runs/evidence" --out "$results/evidence-goal.json" \
             precision=bf16-mixed compile=true batch_size=512 learning_rate=0.24 max_minutes="$minutes" \
-            objective.turning=1 objective.decorrelation=0.1 count_carry=0.5
+            objective.turning=1 objective.decorrelation=0.1 count_carry=0.5 knn_every=50
         ;;
     clustering)
         timeout 300 "$python" benchmarks/clustering.py --device cuda --out "$results/clustering-cuda.json"
