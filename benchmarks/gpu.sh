@@ -44,7 +44,7 @@ for stage in $stages; do
                 --out "$results/throughput-cuda${flags:+-compiled}.json"
         done
         ;;
-    table | views | improvements | sizes | batch | variance | batch-size | decoupling | deep | study | jpeg)
+    table | views | improvements | sizes | batch | variance | batch-size | decoupling | deep | study | auto | jpeg)
         # MINUTES bounds each contender; a run whose result is there is not run again, so that pieces add up
         timeout 580 "$python" benchmarks/claims.py "$stage" --scale full --data "$data" --seeds "$seeds" \
             --minutes "$minutes" || [ $? = 124 ]
