@@ -47,11 +47,17 @@ class Draw:
         return self._mapped(lambda values: values[rows])
 
     def to(self, device: torch.device) -> Draw:
-        """The parameters on another device."""
-        return self._mapped(lambda values: values.to(device, non_blocking=True))
+        """The parameters on another device, but for those of the box, which the host computes."""
+        return self._mapped(
+            lambda values: values.to(device, non_blocking=True), but=("area", "ratio", "place")
+        )
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
-        changed: dict[str, Any] = {n: change(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
+    def _mapped(self, change: Callable[[Tensor], Tensor], but: tuple[str, ...] = ()) -> Draw:
+        changed: dict[str, Any] = {
+            name: change(values)
+            for name, values in vars(self).items()
+            if isinstance(values, Tensor) and name not in but
+        }
         return replace(self, **changed)
 
 

@@ -6,6 +6,7 @@ Lightning Fabric (devices, precision, processes) comes in launched: see `session
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _FEATURES_A_CENTER = 10  # images per center that k-means++ chooses among, at least
+_COARSE = 2  # epochs left from which on a slow first epoch is taken at its word
 
 
 class Stopped(Exception):
@@ -86,6 +88,7 @@ class Trainer:
         self.monitor = Monitor(config, splits, logbook)
         self.epoch, self.step = 0, 0
         self.elapsed = 0.0
+        self._timed: list[float] = []  # seconds of each epoch of training that this process ended
         self._started = self._saved = time.monotonic()
 
     def fit(self, run: Run) -> None:
@@ -165,23 +168,34 @@ class Trainer:
             learning_rate=schedule.learning_rate,
             **times,
         )
+        trained, began = self.epoch >= self.config.clustering_epochs, self.elapsed
         self.epoch, self.step = self.epoch + 1, 0
         self.elapsed = time.monotonic() - self._started
+        if trained:
+            self._timed.append(self.elapsed - began)
         self._fit_into_time()
 
     def _fit_into_time(self) -> None:
-        """Fewer epochs where `max_minutes` would pass before the schedule completes."""
+        """Another number of epochs where by those behind `max_minutes` would pass early or late.
+
+        The first epoch of a process compiles and warms up: it counts only while there is no other. One slow epoch
+        may have been a probe; two in a row say that the machine has become slower.
+        """
         schedule, trained = self.learner.schedule, self.epoch - self.config.clustering_epochs
         if self.config.max_minutes is None or trained < 1:
             return
-        per_epoch = self.elapsed / (trained + self.config.clustering_epochs / 3)
+        if self._timed:
+            settled = self._timed[1:] or self._timed
+            per_epoch = max(statistics.fmean(settled), min(settled[-2:]))
+        else:  # resumed just now
+            per_epoch = self.elapsed / (trained + self.config.clustering_epochs / 3)
         left = max(0, int((60 * self.config.max_minutes - self.elapsed) / per_epoch))
         planned = int(distributed.smallest(self.epoch + left, self.learner.device))
-        if planned < schedule.n_epochs:
-            text = (
-                f"{schedule.n_epochs} epochs would take longer than max_minutes={self.config.max_minutes:g}: "
-                f"{planned} now"
-            )
+        planned = min(planned, self.config.epochs)
+        if len(self._timed) == 1 and planned > self.epoch + _COARSE:
+            return
+        if planned < schedule.n_epochs or (self._timed[1:] and planned > 1.1 * schedule.n_epochs):
+            text = f"max_minutes={self.config.max_minutes:g} allows {planned} epochs, not {schedule.n_epochs}"
             self.logbook.event(text, epoch=self.epoch - 1, step=self.batches.n_steps)
             schedule.n_epochs = planned
 
@@ -221,19 +235,24 @@ class Trainer:
 def seconds_per_epoch(trainer: Trainer, most_steps: int = 12) -> float:
     """Measured time of one training epoch, from a few steps of a trainer that is thrown away afterwards.
 
-    Raises `ConfigError` where the loss is not finite from the start.
+    The host waits for the device at the ends alone, as in an epoch. Raises `ConfigError` where the loss is not finite
+    from the start.
     """
     trainer.learner.network.train()
-    steps = trainer.batches.epoch(trainer.config.clustering_epochs)
-    times = []
-    for _ in range(min(most_steps, trainer.batches.n_steps)):
-        began = time.monotonic()
-        loss = trainer.learner.step(next(steps), train=True)
-        if not torch.isfinite(loss):
-            raise ConfigError(
-                f"the loss is not finite in the first steps: lower learning_rate={trainer.config.learning_rate:g}, "
-                f"or check the images and precision={trainer.config.precision}"
-            )
-        times.append(time.monotonic() - began)
-    settled = sorted(times[len(times) // 3 :])
-    return settled[len(settled) // 2] * trainer.batches.n_steps
+    n_steps = min(most_steps, trainer.batches.n_steps)
+    n_first = n_steps // 3  # they compile and warm up
+    total = torch.zeros((), device=trainer.learner.device)
+    began = time.monotonic()
+    for number, parts in enumerate(
+        itertools.islice(trainer.batches.epoch(trainer.config.clustering_epochs), n_steps)
+    ):
+        total += trainer.learner.step(parts, train=True)
+        if number + 1 == n_first:
+            total.item()
+            began = time.monotonic()
+    if not torch.isfinite(total):
+        raise ConfigError(
+            f"the loss is not finite in the first steps: lower learning_rate={trainer.config.learning_rate:g}, "
+            f"or check the images and precision={trainer.config.precision}"
+        )
+    return (time.monotonic() - began) / (n_steps - n_first) * trainer.batches.n_steps
