@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("COKE_RESULTS", ROOT / "benchmarks" / "results"))
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scikit-learn")
 EVICT_MIB = 64  # written before a timed call in the "cold" mode: beyond any L2, and most of a shared L3
 

@@ -106,8 +106,9 @@ def main() -> None:
     from contest.entries import SCALES
     from contest.loop import baselines, run
 
-    torch.set_num_threads(options.threads)
     cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(options.threads)
     where = common.environment("cuda" if cuda else "cpu")
     common.print_environment(where)
     scale, data = SCALES[options.scale], load(options.data)
@@ -119,10 +120,6 @@ def main() -> None:
     folder = common.RESULTS / "claims" / options.scale
     if options.minutes is not None:
         folder = folder.with_name(f"{folder.name}-{options.minutes:g}-minutes")
-    for seed in sorted({seed for _, seed in runs}):
-        path = folder / f"baselines-seed{seed}.json"
-        if not path.exists() and not options.dry_run:
-            common.write_json(path, {"environment": where, "scores": baselines(scale, data, seed)})
     for entry, seed in runs:
         if options.dry_run:
             entry = replace(entry, settings=tamed(entry.settings))
@@ -140,6 +137,10 @@ def main() -> None:
         )
         if not options.dry_run:
             common.write_json(path, {"environment": where, **result})
+    for seed in sorted({seed for _, seed in runs}):
+        path = folder / f"baselines-seed{seed}.json"
+        if not path.exists() and not options.dry_run:
+            common.write_json(path, {"environment": where, "scores": baselines(scale, data, seed)})
 
 
 if __name__ == "__main__":

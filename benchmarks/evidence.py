@@ -28,7 +28,7 @@ DATA = Path("../shared/data/cifar10")
 FIRST = 2000  # test images of the second k-NN figure
 RECIPES = {1: "cifar10", 2: "cifar10-2view"}
 SMALL = {"warmup_epochs": 3, "averaging_share": 0.0, "knn_every": 3, "knn_images": 50_000}
-FULL = {"knn_every": 10, "knn_images": 50_000}
+FULL = {"knn_every": 50, "knn_images": 50_000}
 QUICK = {"backbone": "coke_conv5_w16", "epochs": 2, "n_clusters": [10, 20], "knn_every": 1, "batch_size": 64}
 SCORES = {"knn": "k-NN", "knn_first": f"k-NN, {FIRST}", "linear": "linear", "accuracy": "ACC", "nmi": "NMI"}
 CURVES = (
@@ -213,8 +213,10 @@ def subset(data: Path, folder: Path) -> Path:
 
 def main() -> None:
     """Train or read, score, print, write."""
+    import torch
+
     options = parse()
-    where = common.environment()
+    where = common.environment("cuda" if torch.cuda.is_available() else "cpu")
     common.print_environment(where)
     with tempfile.TemporaryDirectory() as temporary:
         if options.quick:

@@ -7,9 +7,10 @@ import torch
 from torch.nn.functional import normalize
 
 import coke
+from coke.evaluation import knn_accuracy, linear_probe, near
 from coke.training import augment
 from coke.training.network import Output
-from coke.training.objective import Objective
+from coke.training.objective import Objective, Target
 from coke.training.plan import make_plan
 from coke.training.session import Session
 from coke.training.views import View
@@ -81,11 +82,21 @@ def test_objective_follows_the_cpu():
     target = objective.target(torch.randint(5, (8, 1, 1)), torch.ones(8, 1, 1), averaging=False)
     centers = [normalize(torch.randn(5, 16))]
     here = objective(outputs[:2], outputs[2:], target, centers)
-    moved = [Output(*(vectors.cuda() for vectors in output)) for output in outputs]
-    there = objective(
-        moved[:2], moved[2:], type(target)(*(t.cuda() for t in target)), [c.cuda() for c in centers]
-    )
+    moved = [Output(output.projection.cuda(), output.prediction.cuda()) for output in outputs]
+    asked = Target(target.labels.cuda(), target.weights.cuda())
+    there = objective(moved[:2], moved[2:], asked, [c.cuda() for c in centers])
     torch.testing.assert_close(there.value.cpu(), here.value, atol=1e-5, rtol=1e-5)
+
+
+def test_probes_follow_the_cpu():
+    labels = torch.randint(4, (600,))
+    features = torch.nn.functional.one_hot(labels, 16).float() + 0.5 * torch.randn(600, 16)
+    bank, query = features[:500], features[500:]
+    there = near(bank, "cuda")
+    assert there.device.type == "cuda"
+    for probe in (knn_accuracy, lambda *asked: linear_probe(*asked).accuracy):
+        here = probe(bank, labels[:500], query, labels[500:])
+        assert abs(probe(there, labels[:500], query, labels[500:]) - here) <= 0.02  # near ties
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])

@@ -9,6 +9,7 @@ training images; the test split is looked at once per run and decides nothing.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from coke.data import ImageSet
-from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, raw_pixels
+from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, near, raw_pixels
 from coke.evaluation.cluster import cluster_scores, head_scores
 from coke.evaluation.linear import linear_probe
 from coke.training.auto import resolve
@@ -97,15 +98,19 @@ def epochs_of(
 
 
 def epochs_in(seconds: float, entry: Entry, config: Config, images: ImageSet, batches: Batches) -> int:
-    """How many epochs of training fit, by the median of some steps of a contender that is thrown away."""
+    """How many epochs of training fit, by some steps of a contender that is thrown away.
+
+    Timed as in an epoch, with the device waited for at the ends alone; the first steps compile and warm up.
+    """
     learner, device = make(entry, config, images, batches), batches.device
-    steps, times = batches.epoch(1), []
-    for _ in range(min(_TIMED_STEPS, batches.n_steps)):
-        began = _seconds(device)
-        learner.step(next(steps), True)
-        times.append(_seconds(device) - began)
-    settled = sorted(times[len(times) // 3 :])
-    return max(1, int(seconds / (settled[len(settled) // 2] * batches.n_steps)))
+    n_steps = min(_TIMED_STEPS, batches.n_steps)
+    n_first = n_steps // 3
+    for number, parts in enumerate(itertools.islice(batches.epoch(1), n_steps)):
+        if number == n_first:
+            began = _seconds(device)
+        learner.step(parts, True)
+    per_step = (_seconds(device) - began) / (n_steps - n_first)
+    return max(1, int(seconds / (per_step * batches.n_steps)))
 
 
 def run(entry: Entry, scale: Scale, data: Data, seed: int, minutes: float | None = None) -> dict[str, Any]:
@@ -114,12 +119,14 @@ def run(entry: Entry, scale: Scale, data: Data, seed: int, minutes: float | None
         data, entry = data.compressed_again(), replace(entry, data="balanced")
     images = subset(data.pool, entry.data, scale.n_images)
     config = configure(entry, scale, images, seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     batches = make_batches(images, config, device)
     if minutes is not None:
         epochs = epochs_in(60 * minutes, entry, config, images, batches) + 1
         config = config.replaced(epochs=epochs)
     torch.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     learner = make(entry, config, images, batches)
     clusters = isinstance(learner, Learner)
     began, wall = _seconds(device), time.perf_counter()
@@ -160,6 +167,7 @@ def probe(backbone: nn.Module, data: Data, config: Config, *, raw: bool = False)
         bank, held, test = (raw_pixels(images, size=size, **normal) for images in parts)
     else:
         bank, held, test = (extract(backbone, images, size=size, **normal) for images in parts)
+    bank = near(bank, _device())
     bank_labels, held_labels, test_labels = (labels_of(images) for images in parts)
     found: Any = cluster_scores(test, test_labels, seed=0)
     return {
@@ -175,12 +183,16 @@ def baselines(scale: Scale, data: Data, seed: int) -> dict[str, dict[str, float]
     images = subset(data.pool, "balanced", scale.n_images)
     config = configure(Entry("untrained"), scale, images, seed)
     torch.manual_seed(seed)
-    backbone = make_backbone(config)
+    backbone = make_backbone(config).to(_device())
     adapt_batch_norm(backbone, images, size=config.image_size, mean=config.mean, std=config.std)
     scores = {"untrained": probe(backbone, data, config)}
     if seed == 0:  # they do not depend on it
         scores["raw pixels"] = probe(backbone, data, config, raw=True)
     return scores
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _seconds(device: torch.device) -> float:

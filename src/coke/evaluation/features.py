@@ -109,6 +109,14 @@ def extract(
     return torch.cat(features)
 
 
+def near(features: Tensor, device: torch.device | str) -> Tensor:
+    """A bank's features where probes shall compute: on a GPU while four copies fit into its free memory."""
+    device = torch.device(device)
+    if device.type == "cuda" and 4 * features.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return features
+    return features.to(device)
+
+
 @torch.no_grad()
 def adapt_batch_norm(
     backbone: nn.Module,
