@@ -131,6 +131,7 @@ def test_evaluate_on_other_images(run: Run, tmp_path: Path) -> None:
     evaluation = coke.evaluate(other, data, backbone=tiny(5))
     assert "hold-out" in evaluation["split"]
     assert evaluation["representations"] != run.evaluation["representations"]
+    assert evaluation["heads"] == other.evaluation["heads"] == []
 
 
 def test_without_labels(tmp_path: Path) -> None:
@@ -171,6 +172,31 @@ def test_users_module_stands_for_both_networks(run: Run) -> None:
     """The augmented probe asks both networks last: one module must not have become the other by then."""
     shown = coke.evaluate(run, backbone=tiny(5), augmented=True)["representations"]
     assert shown["untrained"]["linear_augmented"] != shown["trained"]["linear_augmented"]
+
+
+@pytest.mark.parametrize("data", [["flat"], 3, b"flat"])
+def test_data_that_is_no_name(run: Run, data: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="DATA must be a path or the name of a data set, got"):
+        coke.pretrain(data)
+    with pytest.raises(ConfigError, match="DATA must be a path or the name of a data set, got"):
+        coke.evaluate(run, data)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"recipe": "cifar10"}, r"recipe is given as --recipe NAME \(in Python: recipe=\.\.\.\)"),
+        ({"data": "textures"}, "data is given as DATA, not as a key"),
+    ],
+)
+def test_recipe_and_data_are_no_keys(
+    run: Run, labelled: Path, keys: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    """The folder would be named after another recipe, or other images, than those that are learned from."""
+    for out, resume in ((tmp_path / "run", False), (run.path, True)):
+        with pytest.raises(ConfigError, match=message):
+            coke.pretrain(labelled, out=out, resume=resume, backbone=tiny(1), overrides={**SETTINGS, **keys})
+    assert not (tmp_path / "run").exists()
 
 
 def test_backbone_by_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,11 @@ def test_path_with_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["textures", "init=nowhere.safetensors"], "nowhere.safetensors"),
         (["texture"], "did you mean 'textures'?"),
         (["textures", "other"], "one DATA at a time, got textures, other"),
+        (["textures", "=5"], "expected key=value, got '=5': the key is missing"),
+        (["textures", "recipe=cifar10"], "recipe is given as --recipe NAME"),
+        (["textures", "data=other"], "data is given as DATA, not as a key"),
+        (["data=other"], "data is given as DATA, not as a key"),
+        (["textures", "--resume"], "config.yaml is missing; start it without --resume"),
         (["MNIST:nowhere"], "nowhere"),
     ],
 )
@@ -185,6 +191,26 @@ def test_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("in the way")
     said = refused(capsys, "pretrain", str(images), *QUICK, "--out", str(tmp_path / "file" / "run"))
     assert "no run folder can be written there" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [(["recipes"], ""), (["recipes"], "1"), (["--help"], ""), (["DATA", "--dry-run", *QUICK], "")],
+)
+def test_closed_pipe_ends_silently(words: list[str], unbuffered: str, images: Path) -> None:
+    """As in `coke ... | head`: no traceback, neither from printing nor from the flush at exit."""
+    if words[0] == "DATA":
+        words = ["pretrain", str(images), *words[1:]]
+    command = [sys.executable, "-m", "coke", *words]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert said == ""
+    assert process.returncode == 141
 
 
 def test_interrupt_outside_of_training(

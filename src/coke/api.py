@@ -19,6 +19,7 @@ from coke.evaluation import (
     evaluate_representations,
     extract,
     head_scores,
+    near,
     raw_pixels,
     table,
 )
@@ -73,6 +74,7 @@ def pretrain(
     from coke.training.plan import default_folder, make_plan
     from coke.training.session import Session, check_folder
 
+    _check_data(data)
     if isinstance(backbone, str):
         keys, backbone = {**keys, "backbone": backbone}, None
     if backbone is not None and not isinstance(backbone, nn.Module):
@@ -147,6 +149,7 @@ def evaluate(
     Raises:
         ResumeError: no finished run there. DataError: no labels to ask about.
     """
+    _check_data(data)
     run = run if isinstance(run, Run) else Run(run)
     config = build(Config, run.config)
     if not run.backbone.is_file():
@@ -159,8 +162,7 @@ def evaluate(
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
     evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
-    same = splits.train.fingerprint == run.environment["data"]["fingerprint"]
-    write_report(run, splits.train if same else None)
+    write_report(run, splits.train if _is_own(run, splits) else None)
     return evaluation
 
 
@@ -187,13 +189,13 @@ def evaluate_on(
         found = [
             extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)
         ]
-        return found[0], found[1]
+        return near(found[0], device), found[1]
 
     small = min(size, 32)
     bank_pixels, query_pixels = (
         raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query)
     )
-    representations = {"raw pixels": (bank_pixels, query_pixels)}
+    representations = {"raw pixels": (near(bank_pixels, device), query_pixels)}
     untrained = load_backbone(config, run.initial, copy.deepcopy(backbone))  # a user's module is one
     adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
     representations["untrained"] = features(untrained)
@@ -213,7 +215,7 @@ def evaluate_on(
             )
     evaluation: dict[str, Any] = {
         "representations": scores,
-        "heads": _heads(run),
+        "heads": _heads(run) if _is_own(run, splits) else [],
         "split": splits.note,
         "raw_pixels_size": small,
     }
@@ -225,6 +227,16 @@ def evaluate_on(
             text = f"head {head['head']} ({head['used']} clusters used) against the labels: {shown}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     return evaluation
+
+
+def _check_data(data: Any) -> None:
+    if data is not None and not isinstance(data, (str, os.PathLike)):
+        raise ConfigError(f"DATA must be a path or the name of a data set, got {data!r}")
+
+
+def _is_own(run: Run, splits: Splits) -> bool:
+    """Whether these are the images that the run was trained on, wherever they lie."""
+    return bool(splits.train.fingerprint == run.environment["data"]["fingerprint"])
 
 
 def _heads(run: Run) -> list[dict[str, Any]]:

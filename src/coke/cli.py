@@ -1,7 +1,7 @@
 """The command line: few verbs, one generic ``key=value``, one line for an error.
 
 Exit codes: 0 done; 1 refused or failed, with a line on stderr; 2 a malformed command line; 128 + n stopped by
-signal n, with a checkpoint written.
+signal n, with a checkpoint written; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,22 @@ from collections.abc import Sequence
 from coke import __version__, cluster_cli
 from coke.errors import CokeError, ConfigError
 
-_KEY = re.compile(r"[A-Za-z_][\w.]*=")
+_KEY = re.compile(r"([A-Za-z_][\w.]*)?=")  # =value is no DATA either: it lacks its key
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    try:
+        try:
+            return _run(arguments)
+        finally:  # the interpreter's own flush, at exit, would complain of a closed pipe
+            print(end="", flush=True)
+    except BrokenPipeError:  # `coke ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 141  # as of a program that SIGPIPE ends
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     top = parser()
     options, rest = top.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest) or (rest and options.verb != "pretrain"):

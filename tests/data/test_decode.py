@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coke.data.decode import decode
 from coke.errors import DataError
@@ -200,6 +200,16 @@ def test_exif_orientation_is_applied(orientation):
     assert np.array_equal(as_array(encode(stored, exif=exif)), upright)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_orientation_is_applied_once(orientation):
+    """Pillow turns a TIFF itself when it is loaded."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(picture(5, 4, 7), "TIFF", exif=exif)
+    turned = ImageOps.exif_transpose(Image.fromarray(as_array(encode(picture(5, 4, 7), exif=exif))))
+    assert np.array_equal(as_array(content), np.asarray(turned))
+
+
 def test_malformed_exif_states_no_orientation():
     pixels = picture(5)
     assert np.array_equal(as_array(encode(pixels, exif=b"Exif\0\0 not a block")), pixels)
@@ -224,6 +234,30 @@ def test_truncated_files_raise(kind):
 def test_what_is_no_image_raises(content):
     with pytest.raises(DataError, match="not an image"):
         decode(content)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16", "RGBA"])
+def test_damaged_pngs_are_refused_where_pillow_refuses(mode):
+    pixels = picture(7, 64, 64)
+    if mode == "I;16":
+        stored = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 256 + pixels[:, :, 1])
+    elif mode == "RGBA":
+        stored = Image.fromarray(np.dstack([pixels, pixels[:, ::-1, 0]]))
+    else:
+        stored = Image.fromarray(pixels).convert(mode)
+    whole = encode(stored)
+    start, stop = whole.index(b"IDAT") + 4, whole.index(b"IEND") - 8
+    refused = 0
+    for place in np.linspace(start, stop - 1, 40).astype(int):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        try:
+            Image.open(io.BytesIO(content)).load()
+        except Exception:
+            refused += 1
+            with pytest.raises(DataError):
+                decode(bytes(content))
+    assert refused > 0
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,7 @@
 """What the data decides, that users win over it, and that it says why."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -115,6 +117,8 @@ def test_what_is_given_is_taken_and_not_explained():
         "std": [1, 1, 1],
         "views.0.size": 20,
         "backbone": "resnet50",
+        "views.crop": [0.5, 1],
+        "averaging_share": 0.1,
     }
     result = auto(images(500), **given)
     config = result.config
@@ -122,9 +126,23 @@ def test_what_is_given_is_taken_and_not_explained():
     assert (config.dual_lr, config.learning_rate) == ((2.0, 2.0), 0.3)
     assert (config.mean, config.std) == ((0.1,) * 3, (1.0,) * 3)
     assert (config.views[0].size, config.backbone) == (20, "resnet50")
-    assert not any(
-        line.startswith(("batch", "K =", "dual", "learning", "mean", "std")) for line in result.reasons
-    )
+    assert [line for line in result.reasons if not line.startswith("objective.")] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ({"backbone": "resnet50"}, ("view size", "crop 0.3 to 1", "the last fifth")),
+        ({"views.size": 20}, ("backbone", "crop 0.3 to 1", "the last fifth")),
+        ({"views.blur": 0.5}, ("view size", "backbone", "the last fifth")),
+        ({"views": [{"size": 20}]}, ("backbone", "the last fifth")),
+        ({"averaging_share": 0}, ("view size", "backbone", "crop 0.3 to 1")),
+    ],
+)
+def test_reasons_are_of_what_is_not_given(overrides, kept):
+    derived = ("view size", "backbone", "crop 0.3 to 1", "the last fifth")
+    reasons = auto(images(500), **overrides).reasons
+    assert tuple(start for start in derived if any(line.startswith(start) for line in reasons)) == kept
 
 
 @pytest.mark.parametrize(
@@ -168,8 +186,14 @@ def test_images_without_any_contrast_do_not_divide_by_zero():
     split = images(50)
     flat = split.sums.clone()
     flat[:, 1] = flat[:, 0] ** 2 / split.sizes.prod(1).double()[:, None]
-    gray = ImageSet("gray", split.keys, split.source, split.rows, split.sizes, split.hashes, flat)
-    assert min(auto(gray).config.std) > 0
+    result = auto(replace(split, sums=flat))
+    assert min(result.config.std) > 0
+    assert "std [0.001, 0.001, 0.001]: measured over all 50 images, which are all of one colour" in "\n".join(
+        result.reasons
+    )
+    flat[:, 1, 1:] = split.sums[:, 1, 1:]
+    said = "\n".join(auto(replace(split, sums=flat)).reasons)
+    assert "std [0.001, 0.1, 0.1]: measured over all 50 images; 0.001 stands for 0 in channels" in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import yaml
 
@@ -68,6 +69,24 @@ def test_words(word, key, value):
     found = getattr(with_words(word), key)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_values_of_numpy_are_plain_numbers():
+    values = {
+        "epochs": np.int64(2),
+        "n_clusters": np.array([3, 4]),
+        "dual_lr": [np.float32(1), np.float64(2)],
+        "learning_rate": np.array(0.5),
+        "tensorboard": np.bool_(False),
+        "views.crop": np.array([0.5, 1.0]),
+    }
+    config = build(Config, override(SETTINGS, values))
+    assert (config.epochs, config.n_clusters, config.dual_lr) == (2, (3, 4), (1.0, 2.0))
+    assert (config.learning_rate, config.tensorboard) == (0.5, False)
+    assert {view.crop for view in config.views} == {(0.5, 1.0)}
+    assert build(Config, yaml.safe_load(yaml.safe_dump(config.as_dict()))) == config
+    with pytest.raises(ConfigError, match=r"epochs must be a whole number, got 2\.5"):
+        build(Config, override(SETTINGS, {"epochs": np.float64(2.5)}))
 
 
 def test_one_number_is_one_head():

@@ -59,9 +59,13 @@ def test_outside_the_main_thread_nothing_is_done() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("everyone", [False, True], ids=["alone", "with its workers"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    """``coke pretrain`` with a worker, stopped within an epoch: exit code, one line, a checkpoint, no orphans."""
+def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals, everyone: bool) -> None:
+    """``coke pretrain`` with a worker, stopped within an epoch: exit code, one line, a checkpoint, no orphans.
+
+    A terminal and a batch system send the signal to all processes of a job.
+    """
     images = write_textures(tmp_path / "images", 600, mixed=True)
     run = Run(tmp_path / "run")
     words = (
@@ -69,13 +73,18 @@ def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals) -> None
     )
     command = [sys.executable, "-m", "coke", "pretrain", str(images), "--out", str(run.path), *words.split()]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 90
         while not run.metrics("step") and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        process.send_signal(number)
+        os.killpg(process.pid, number) if everyone else process.send_signal(number)
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -223,6 +224,12 @@ def test_a_run_older_than_a_key_goes_on_without_it(images: Path, one_step: Run, 
     assert finished.config["objective"]["turning"] == 0
 
 
+def test_settings_of_numpy_are_the_same_settings(images: Path, one_step: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(one_step.path, tmp_path / "run"))
+    finished = train(images, run.path, resume=True, n_clusters=np.array([4, 6]), epochs=np.int64(3))
+    assert (finished.config["n_clusters"], finished.config["epochs"]) == ([4, 6], 3)
+
+
 def test_backbone_must_match(images: Path, one_step: Run) -> None:
     with pytest.raises(ResumeError, match=r"backbone: 'custom:Tiny' in the run, 'custom:Other' asked"):
         train(images, one_step.path, backbone=type("Other", (type(tiny()),), {})(), resume=True)
@@ -258,7 +265,7 @@ def test_folder_is_not_overwritten(images: Path, one_step: Run, tmp_path: Path) 
     ):
         train(images, one_step.path)
     assert one_step.metrics_file.read_bytes() == before
-    with pytest.raises(ResumeError, match="holds no run"):
+    with pytest.raises(ResumeError, match=r"holds no run to resume: .* start it without --resume"):
         train(images, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
 

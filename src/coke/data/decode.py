@@ -71,8 +71,8 @@ def _jpeg(content: bytes, image: Image.Image) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    orientation = _orientation(image)
-    image.load()
+    image.load()  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
+    orientation = _orientation(image)  # and a TIFF is upright, with none stated any more, once it is loaded
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         image = _eight_bit(image)
     elif image.mode == "F":

@@ -20,6 +20,7 @@ from coke.training.settings import build, check, convert, override, plain
 
 IMAGES_PER_CLUSTER = 285  # learned on CIFAR-10 (method section 7): 50,000 images in 150 to 200 clusters
 SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
+SMALLEST_STD = 1e-3  # what images without contrast are divided by
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ def resolve(settings: Mapping[str, Any], overrides: Mapping[str, Any], images: I
     auto = settings.get("recipe") == "auto"
     fresh = auto and "objective" not in settings  # a resumed run has one
     if auto:
-        derived, reasons = _derive(images)
+        derived, derivations = _derive(images)
         settings = {**derived, **settings}
     chosen = override(settings, overrides)
     check_settings(chosen)
+    if auto:  # a reason stands where what it is for was not given otherwise
+        reasons = [reason for figures, reason in derivations if override(chosen, figures) == chosen]
     if fresh:
         _companions(chosen, chosen["backbone"] == settings["backbone"], reasons)
     for key in AUTO:
@@ -93,8 +96,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError("n_clusters must name at least one head")
 
 
-def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
-    """The recipe ``auto``: view size, backbone and augmentation from the images' number and size."""
+def _derive(images: ImageSet) -> tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]:
+    """The recipe ``auto``: view size, backbone and augmentation from the images; figures and why they are so."""
     n_images = len(images)
     side = int(images.sizes.min(dim=1).values.median())
     size = max(8, side) if side <= SMALL_IMAGE else min(224, side // 32 * 32)
@@ -104,13 +107,17 @@ def _derive(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
         backbone, why = "resnet18", f"{n_images:,} images are too few for a larger network"
     else:
         backbone, why = "resnet50", f"{n_images:,} images"
-    view = {"size": size, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
-    reasons = [
-        f"view size {size} px: the median of the images' shorter sides is {side} px",
-        f"backbone {backbone}: {why}",
-        "one view, crop 0.3 to 1, mild jitter, no blur: strong augmentation drowns the first labels in noise",
-        "the last fifth of the epochs averages centers and labels, where averaging_share is not given",
+    augmentation = {"crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2, "blur": 0.0}
+    reasons: list[tuple[dict[str, Any], str]] = [
+        ({"views.size": size}, f"view size {size} px: the median of the images' shorter sides is {side} px"),
+        ({"backbone": backbone}, f"backbone {backbone}: {why}"),
+        (
+            {f"views.{key}": value for key, value in augmentation.items()},
+            "crop 0.3 to 1, mild jitter, no blur: strong augmentation drowns the first labels in noise",
+        ),
+        ({"averaging_share": 0.2}, "the last fifth of the epochs averages centers and labels"),
     ]
+    view = {"size": size, **augmentation}
     return {"views": [view], "backbone": backbone, "averaging_share": 0.2}, reasons
 
 
@@ -204,8 +211,14 @@ def _epochs(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> Non
 def _statistics(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
     for key, measured in (("mean", images.mean), ("std", images.std)):
         if chosen[key] == "auto":
-            chosen[key] = [max(round(value, 4), 1e-3 if key == "std" else 0.0) for value in measured]
-            reasons.append(f"{key} {chosen[key]}: measured over all {len(images):,} images")
+            least = SMALLEST_STD if key == "std" else 0.0
+            chosen[key] = [max(round(value, 4), least) for value in measured]
+            reason = f"{key} {chosen[key]}: measured over all {len(images):,} images"
+            if max(measured) < least:
+                reason += f", which are all of one colour, with nothing to learn from; {least:g} stands for 0"
+            elif min(measured) < least:
+                reason += f"; {least:g} stands for 0 in channels without contrast"
+            reasons.append(reason)
 
 
 def _listed(values: Any) -> str:

@@ -199,6 +199,7 @@ class _Crops(Dataset[list[Tensor]]):
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the trainer alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C reaches every process of a terminal, SIGTERM all of a job; the trainer alone decides what they mean."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -11,13 +11,18 @@ from typing import Any
 from torch import nn
 
 from coke.data import Splits, open_data
+from coke.errors import ConfigError, ResumeError
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
 from coke.training.config import Config
 from coke.training.recipes import find_recipe
-from coke.training.settings import override
+from coke.training.settings import override, plain
 
 EMBEDDED = "textures"
+_NO_KEYS = {
+    "recipe": "recipe is given as --recipe NAME (in Python: recipe=...), not as a key",
+    "data": "data is given as DATA, not as a key",
+}
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,25 @@ def make_plan(
 
     With a ``run``, which is to be resumed, its configuration stands for whatever is not given.
     """
+    if run is not None and not run.config_file.is_file():
+        raise ResumeError(
+            f"{run.path} holds no run to resume: {run.config_file.name} is missing; start it without --resume"
+        )
+    overrides = plain(dict(overrides))
     settings: dict[str, Any] = {} if run is None else run.config
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)
         heads = overrides.get("n_clusters", settings["n_clusters"])
-        if (len(heads) if isinstance(heads, (list, tuple)) else 1) != len(settings["dual_lr"]):
+        if (len(heads) if isinstance(heads, list) else 1) != len(settings["dual_lr"]):
             settings["dual_lr"] = "auto"  # so that the refusal names K, not the number of dual steps
     else:
         data = EMBEDDED if data is None else os.fspath(data)
         recipe = recipe or (EMBEDDED if data == EMBEDDED else "auto")
         settings = {**find_recipe(recipe).settings, "recipe": recipe, "data": data}
+    for key, refusal in _NO_KEYS.items():
+        if key in overrides and str(overrides[key]) != settings[key]:  # another run's whole config may agree
+            raise ConfigError(refusal)
+    overrides = {key: value for key, value in overrides.items() if key not in _NO_KEYS}
     if backbone is not None:
         overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
     chosen = override({"views": [{}], **settings}, overrides)  # "auto" derives its views from the images

@@ -28,7 +28,9 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
-        if not separator or not key:
+        if separator and not key.strip():
+            raise ConfigError(f"expected key=value, got {assignment!r}: the key is missing")
+        if not separator:
             raise ConfigError(f"expected key=value, got {assignment!r}")
         try:
             overrides[key.strip()] = _number(yaml.safe_load(text))
@@ -64,14 +66,14 @@ def convert(record: type, key: str, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses and tuples as mappings and lists, for YAML."""
+    """Dataclasses, tuples and NumPy's values as mappings, lists and numbers, for YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    return value.tolist() if type(value).__module__ == "numpy" else value  # arrays and scalars alike
 
 
 def differences(
