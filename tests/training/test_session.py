@@ -115,6 +115,13 @@ def test_a_slow_start_costs_no_epochs(images: Path, tmp_path: Path, monkeypatch:
     assert rates[-1] < 0.1 * SETTINGS["learning_rate"]
 
 
+def test_float16_on_a_cpu_is_said_to_be_bfloat16(images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path, tiny(), precision="16-mixed", epochs=2, accelerator="cpu")
+    assert run.metrics("event")[1]["text"].endswith("2 epochs on cpu, in bf16-mixed")
+    plain = train(images, tmp_path / "plain", tiny(), epochs=2)
+    assert plain.metrics("event")[1]["text"].endswith("2 epochs on cpu")
+
+
 def test_start_is_told_and_kept(images: Path, tmp_path: Path) -> None:
     """What the images decided and why: in the record from the start, in the folder after a resumption too."""
     run = train(images, tmp_path, tiny())

@@ -16,6 +16,8 @@ from coke.training.objective import Objective
 from coke.training.settings import plain
 from coke.training.views import View
 
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -58,7 +60,7 @@ class Config:
     trust_coefficient: float = 0.001  # LARS
     warmup_epochs: float = 10.0  # after the clustering epochs
     clip_norm: float | None = None  # largest norm of the gradient
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     # free: may change on resume
     max_minutes: float | None = None  # of training; epochs are cut so that the schedule still completes
     accelerator: str = "auto"

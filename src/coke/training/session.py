@@ -19,7 +19,7 @@ from coke.errors import ConfigError, ResumeError
 from coke.run import Run, atomic
 from coke.training import checkpoint, outputs, weights
 from coke.training.backbone import check_backbone, make_backbone
-from coke.training.config import Config
+from coke.training.config import Config, Precision
 from coke.training.environment import environment
 from coke.training.logbook import Logbook
 from coke.training.plan import Plan
@@ -81,9 +81,11 @@ class Session:
         unreadable = (
             f", {len(splits.train.unreadable)} unreadable left out" if splits.train.unreadable else ""
         )
+        computed = f", in {_precision(config, self.fabric.device.type)}"
         return [
             f"{splits.train.name}: {len(splits.train):,} images{unreadable}; {splits.note}",
-            f"recipe {config.recipe}: {config.backbone}, {views}, {config.epochs} epochs on {self.fabric.device}",
+            f"recipe {config.recipe}: {config.backbone}, {views}, {config.epochs} epochs on {self.fabric.device}"
+            + (computed if config.precision != "32-true" else ""),
             *self.plan.reasons,
         ]
 
@@ -189,7 +191,7 @@ def make_fabric(config: Config) -> Fabric:
             devices=devices,
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if under_torchrun else 1,
             strategy="ddp" if under_torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
-            precision=config.precision,
+            precision=_precision(config, accelerator),
         )
         fabric.launch()
     except (RuntimeError, ValueError, ImportError) as error:  # lightning's own for a TPU's missing package
@@ -197,6 +199,11 @@ def make_fabric(config: Config) -> Fabric:
             f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}"
         ) from error
     return fabric
+
+
+def _precision(config: Config, device: str) -> Precision:
+    """The configuration's; a CPU has no float16 to train in, and takes bfloat16."""
+    return "bf16-mixed" if (device, config.precision) == ("cpu", "16-mixed") else config.precision
 
 
 def _workers(config: Config, device: torch.device) -> int:
