@@ -91,9 +91,9 @@ def test_environment_says_what_it_was_made_with(images: Path, tmp_path: Path) ->
 
 def test_slower_on_the_way(images: Path, tmp_path: Path) -> None:
     """Another program takes half of the machine: the cosine is completed in fewer epochs."""
-    run = train(images, tmp_path, Slow(0.03, later=0.15, from_call=40), epochs=1000, max_minutes=4 / 60)
+    run = train(images, tmp_path, Slow(0.03, later=0.15, from_call=40), epochs=1000, max_minutes=6 / 60)
     assert any("epochs, not" in record["text"] for record in run.metrics("event"))
-    assert checkpoint.load(run)["elapsed"] < 5.5
+    assert checkpoint.load(run)["elapsed"] < 7.5
     rates = [record["learning_rate"] for record in run.metrics("step")]
     assert rates[-1] < 0.1 * max(rates)
 

@@ -93,7 +93,7 @@ class _Scan:
             digests += b"".join(image.digest for image in images)
             sums.append(channel_sums(block))
             fits = len(self.rows.keys) * block[0].numel() <= self.resident_bytes
-            if not fits or any(other.shape[1:] != block.shape[1:] for other in blocks):
+            if not fits or (blocks and blocks[0].shape[1:] != block.shape[1:]):
                 self.resident = False
             blocks = [*blocks, block] if self.resident else []
         pixels = torch.cat(blocks) if blocks and self.resident else None
@@ -153,14 +153,14 @@ def scan(
         digests += chunk.digests
         sums.append(chunk.sums)
         if chunk.pixels is not None:
-            if stored is None and place.start == 0:
+            if stored is None:
                 stored = torch.empty((n_rows, *chunk.pixels.shape[1:]), dtype=torch.uint8)
-            if stored is None or stored.shape[1:] != chunk.pixels.shape[1:]:
+            if stored.shape[1:] == chunk.pixels.shape[1:]:
+                stored[place] = chunk.pixels
+            else:
                 state.resident = False
-        if not state.resident or stored is None:
+        if not state.resident:
             stored = None
-        elif chunk.pixels is not None:
-            stored[place] = chunk.pixels
         if progress is not None:
             progress(len(kept) + len(unreadable), n_rows)
     _refuse(rows.name, unreadable, n_rows, max_unreadable_share)

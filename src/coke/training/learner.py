@@ -135,9 +135,8 @@ class Learner:
     def _optimizer_step(self) -> None:
         set_learning_rate(self.optimizer, self.schedule.learning_rate)
         if self.config.clip_norm is not None:
-            norm = (
-                self.config.clip_norm
-            )  # whether gradients are finite the epoch says: to look here stalls a GPU
+            # whether gradients are finite is seen in the epoch's loss: to ask here would stall a GPU
+            norm = self.config.clip_norm
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=norm, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad()

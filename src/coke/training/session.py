@@ -81,11 +81,12 @@ class Session:
         unreadable = (
             f", {len(splits.train.unreadable)} unreadable left out" if splits.train.unreadable else ""
         )
-        computed = f", in {_precision(config, self.fabric.device.type)}"
+        precision = _precision(config, self.fabric.device.type)
+        computed = "" if precision == "32-true" else f", in {precision}"
         return [
             f"{splits.train.name}: {len(splits.train):,} images{unreadable}; {splits.note}",
-            f"recipe {config.recipe}: {config.backbone}, {views}, {config.epochs} epochs on {self.fabric.device}"
-            + (computed if config.precision != "32-true" else ""),
+            f"recipe {config.recipe}: {config.backbone}, {views}, {config.epochs} epochs "
+            f"on {self.fabric.device}{computed}",
             *self.plan.reasons,
         ]
 

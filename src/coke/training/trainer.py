@@ -88,7 +88,7 @@ class Trainer:
         self.monitor = Monitor(config, splits, logbook)
         self.epoch, self.step = 0, 0
         self.elapsed = 0.0
-        self._timed: list[float] = []  # seconds of each epoch of training that this process ended
+        self._timed: list[tuple[float, float]] = []  # of epochs that this process trained: their steps, all
         self._started = self._saved = time.monotonic()
 
     def fit(self, run: Run) -> None:
@@ -172,21 +172,19 @@ class Trainer:
         self.epoch, self.step = self.epoch + 1, 0
         self.elapsed = time.monotonic() - self._started
         if trained:
-            self._timed.append(self.elapsed - began)
+            self._timed.append((times["seconds"], self.elapsed - began))
         self._fit_into_time()
 
     def _fit_into_time(self) -> None:
         """Another number of epochs where by those behind `max_minutes` would pass early or late.
 
-        The first epoch of a process compiles and warms up: it counts only while there is no other. One slow epoch
-        may have been a probe; two in a row say that the machine has become slower.
+        The first epoch of a process compiles and warms up: it counts only while there is no other.
         """
         schedule, trained = self.learner.schedule, self.epoch - self.config.clustering_epochs
         if self.config.max_minutes is None or trained < 1:
             return
         if self._timed:
-            settled = self._timed[1:] or self._timed
-            per_epoch = max(statistics.fmean(settled), min(settled[-2:]))
+            per_epoch = _expected(self._timed[1:] or self._timed)
         else:  # resumed just now
             per_epoch = self.elapsed / (trained + self.config.clustering_epochs / 3)
         left = max(0, int((60 * self.config.max_minutes - self.elapsed) / per_epoch))
@@ -230,6 +228,19 @@ class Trainer:
             self.learner.schedule.start_over(self.config.epochs)
             if self.step == 0:  # within an epoch its end comes first
                 self._fit_into_time()
+
+
+def _expected(timed: list[tuple[float, float]]) -> float:
+    """Seconds of an epoch to come, from those behind: (of its steps, with probes and records) each.
+
+    The mean; but steps half as slow again as the fastest epoch's say that the machine has become slower.
+
+    >>> _expected([(1.0, 1.0), (1.0, 2.0)]), _expected([(1.0, 1.0), (3.0, 3.0)])
+    (1.5, 3.0)
+    """
+    steps = [seconds for seconds, _ in timed]
+    beside = statistics.fmean(whole - seconds for seconds, whole in timed)
+    return beside + (steps[-1] if steps[-1] > 1.5 * min(steps) else statistics.fmean(steps))
 
 
 def seconds_per_epoch(trainer: Trainer, most_steps: int = 12) -> float:
