@@ -183,6 +183,8 @@ def test_the_full_scale_starts():
         "--dry-run",
         "--scale",
         "full",
+        "--share",
+        "1/2",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

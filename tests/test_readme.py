@@ -91,8 +91,9 @@ def test_commands_parse(words: list[str]) -> None:
 
 
 def test_start_commands() -> None:
-    assert "    pip install uv && uv run coke pretrain\n    uv run pytest\n" in README
-    assert "\nuv run pytest " in (ROOT / ".ci" / "run").read_text()
+    tests = "uv run pytest -n 2 --dist loadfile"
+    assert f"    pip install uv && uv run coke pretrain\n    {tests}\n" in README
+    assert f"\n{tests} ||" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_options_are_those_of_the_command_line() -> None:

@@ -59,8 +59,11 @@ def test_outside_the_main_thread_nothing_is_done() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("everyone", [False, True], ids=["alone", "with its workers"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "everyone"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
+    ids=["terminated alone", "terminated with its workers", "interrupted with its workers"],
+)
 def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals, everyone: bool) -> None:
     """``coke pretrain`` with a worker, stopped within an epoch: exit code, one line, a checkpoint, no orphans.
 
