@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import KINDS, Problem, draw_bounds, draw_costs, duals_of, problems, seeds, weighted_problems
 
@@ -85,8 +85,13 @@ def check(found: Assignment, problem: Problem, rounding: float) -> None:
         assert (found.cost - optimum) / optimum <= found.gap + 1e-9
 
 
+TIED = Problem(np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]]), np.zeros(4), np.ones(4), None)
+"""Margins shrink without end on the way to its duals."""
+
+
 @settings(max_examples=150)
 @given(problems(min_rows=2), narrow(), seeds, st.integers(1, 30))
+@example(TIED, {"near_rows": 1, "n_listed": 1, "max_sweeps": 3, "reach": np.inf}, 0, 1)
 def test_the_certificate_is_true_for_given_costs(
     problem: Problem, limits: dict[str, Any], seed: int, block_rows: int
 ) -> None:

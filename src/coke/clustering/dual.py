@@ -193,11 +193,11 @@ def _newton_step(
     margin, weights = margin[each], weights[each]
     if candidates.is_complete:
         own = _widths(margin, weights, first, second, np.maximum(4 * np.abs(missing), _ROWS_PER_CLUSTER))
-        width = np.sqrt(own[first] * own[second])
+        width = np.sqrt(own[first]) * np.sqrt(own[second])  # their product may be too small for a float
     else:
         wanted = min(int(max(4 * np.abs(missing).sum(), _ROWS_PER_CLUSTER * n_clusters)), len(each))
-        closest = max(float(np.partition(margin, wanted - 1)[wanted - 1]), np.finfo(np.float64).tiny * 1e6)
-        width = np.full(len(each), closest)
+        width = np.full(len(each), np.partition(margin, wanted - 1)[wanted - 1])
+    width = np.maximum(width, np.finfo(np.float64).tiny * 1e6)  # ties: their density stays finite
     near = margin <= width
     density = weights[near] / (2 * width[near])
     degree = np.bincount(first[near], density, n_clusters) + np.bincount(second[near], density, n_clusters)

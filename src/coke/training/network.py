@@ -67,13 +67,13 @@ class Network(nn.Module):
         """
         projection = self.projector(pool(self.backbone(images)))
         prediction = self.predictor(projection)
-        output = Output(normalize(projection.float()), normalize(prediction.float()))
-        if turns is None:
-            return output
+        turn_logits = None if turns is None else self._tell(turned(images, turns))
+        return Output(normalize(projection.float()), normalize(prediction.float()), turn_logits)
+
+    def _tell(self, copies: Tensor) -> Tensor:
         if self.turner is None:
             raise ConfigError("this network has no head for turns: make it with tells_turns=True")
-        copies = turned(images, turns)
-        return output._replace(turn_logits=self.turner(pool(self.backbone(copies))).float())
+        return self.turner(pool(self.backbone(copies))).float()
 
 
 def _hidden_layer(width_in: int, width_out: int) -> tuple[nn.Module, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from rich.console import Console
 from safetensors.torch import save
 from torch import nn
@@ -191,7 +192,7 @@ def make_fabric(config: Config) -> Fabric:
             accelerator=accelerator,
             devices=devices,
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if under_torchrun else 1,
-            strategy="ddp" if under_torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+            strategy=_strategy() if under_torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
             precision=_precision(config, accelerator),
         )
         fabric.launch()
@@ -200,6 +201,14 @@ def make_fabric(config: Config) -> Fabric:
             f"accelerator={accelerator!r}, devices={devices!r} cannot be had: {error}"
         ) from error
     return fabric
+
+
+def _strategy() -> DDPStrategy:
+    """Batch norm's buffers are alike in all processes on GPUs, and on CPUs the first process's own are written.
+
+    To send them round before each view would change what an earlier view's backward pass needs.
+    """
+    return DDPStrategy(broadcast_buffers=False)
 
 
 def _precision(config: Config, device: str) -> Precision:

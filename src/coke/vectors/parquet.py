@@ -44,7 +44,7 @@ class ParquetVectors(FileVectors):
                 raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
             n_features = len(first.flatten())
         shape = (self._metadata.num_rows, n_features)
-        super().__init__(path, shape, torch_type(np.dtype(element.to_pandas_dtype())), device)
+        super().__init__(path, shape, torch_type(pa.array([], element).to_numpy().dtype), device)
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
         import pyarrow as pa
