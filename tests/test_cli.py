@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import yaml
 
 import coke
@@ -65,7 +67,12 @@ def test_words_in_any_order(images: Path, tmp_path: Path, capsys: pytest.Capture
         printed = capsys.readouterr().out
         assert "\x1b" not in printed  # plain lines in a pipe
         assert f"report: {out}/report.html" in printed
-        assert "timm.create_model" in printed
+        (loads,) = re.findall(r"for timm: (.*)\)$", printed, re.M)
+        model = eval(loads.split("; ")[1].replace("backbone.safetensors", f"{out}/backbone.safetensors"))
+        found = timm.data.resolve_model_data_config(model)
+        assert found["input_size"] == (3, 16, 16)
+        assert found["mean"] == pytest.approx(Run(out).config["mean"], abs=1e-4)
+        assert found["std"] == pytest.approx(Run(out).config["std"], abs=1e-4)
         assert "epoch 1/1  loss" in printed
     assert all(config == configs[0] for config in configs)
     assert configs[0]["n_clusters"] == [4, 6]
@@ -191,6 +198,31 @@ def test_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("in the way")
     said = refused(capsys, "pretrain", str(images), *QUICK, "--out", str(tmp_path / "file" / "run"))
     assert "no run folder can be written there" in said
+
+
+def test_label_column_is_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the errors advise; kept with the run, so that probes and `coke evaluate` find it."""
+    images = write_textures(tmp_path / "images", 200)
+    names = sorted(path.name for path in images.iterdir())
+    table = tmp_path / "table.csv"
+    rows = [f"images/{name},{number % 2}" for number, name in enumerate(names)]
+    table.write_text("\n".join(["path,kind", *rows]))
+    out = str(tmp_path / "run")
+    assert main(["pretrain", str(table), "--out", out, "label_column=kind", *QUICK]) == 0
+    assert "2 classes" in capsys.readouterr().out
+    assert main(["evaluate", out]) == 0
+    said = refused(capsys, "pretrain", str(images), *QUICK, "label_column=kind", "--out", f"{out}2")
+    assert "has no columns" in said
+
+
+def test_errors_of_the_system_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: Any, **keys: Any) -> None:
+        raise PermissionError(13, "Permission denied", "locked/in")
+
+    monkeypatch.setattr("coke.training.plan.open_data", read)
+    assert "Permission denied: 'locked/in'" in refused(capsys, "pretrain", "--out", "runs/never")
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,28 @@ def test_config_is_read_as_written(tmp_path: Path) -> None:
     run.write_config(config)
     assert run.config == config
     assert list(run.config) == list(config)
+
+
+def test_a_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with run.alone():
+        with pytest.raises(ResumeError, match="written by another run"), Run(run.path).alone():
+            pass
+        run.write_json(run.verdict_file, {"state": "learning"})
+    with run.alone():  # released
+        pass
+    assert run.verdict == {"state": "learning"}
+    with Run(tmp_path / "nothing written").alone():
+        pass
+    assert not (tmp_path / "nothing written").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{"])
+def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
+    run = Run(tmp_path)
+    run.config_file.write_text(text)
+    run.environment_file.write_text(text)
+    with pytest.raises(ResumeError, match=r"config\.yaml is damaged"):
+        _ = run.config
+    with pytest.raises(ResumeError, match=r"environment\.json is damaged"):
+        _ = run.environment

@@ -91,19 +91,20 @@ def pretrain(
             backbone=backbone,
             progress=progress,
         )
-    session = Session(plan, run, backbone=backbone, resume=resume, console=console)
-    try:
-        session.train()
-        session.write_outputs()
-    except DivergedError:
+    with run.alone():
+        session = Session(plan, run, backbone=backbone, resume=resume, console=console)
+        try:
+            session.train()
+            session.write_outputs()
+        except DivergedError:
+            if distributed.rank() == 0:
+                write_report(run, plan.splits.train)
+            raise
+        finally:
+            session.close()
         if distributed.rank() == 0:
-            write_report(run, plan.splits.train)
-        raise
-    finally:
-        session.close()
-    if distributed.rank() == 0:
-        finish(run, plan.splits, session.config, backbone=backbone, console=console)
-    distributed.barrier()
+            finish(run, plan.splits, session.config, backbone=backbone, console=console)
+        distributed.barrier()
     return run
 
 
@@ -157,7 +158,11 @@ def evaluate(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
         )
     splits = open_data(
-        data or config.data, seed=config.seed, max_unreadable_share=config.max_unreadable_share
+        data or config.data,
+        seed=config.seed,
+        max_unreadable_share=config.max_unreadable_share,
+        image_column=config.image_column,
+        label_column=config.label_column,
     )
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 
 def _small_resnet(block: Any, layers: tuple[int, ...], arguments: dict[str, Any]) -> Any:
-    for unused in ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+    for unused in ("pretrained", "pretrained_cfg", "cache_dir"):
         arguments.pop(unused, None)
+    stated = arguments.pop("pretrained_cfg_overlay", None)
     model: Any = ResNet(block=block, layers=layers, **arguments)
+    model.pretrained_cfg = dict(stated or {})
     stem = nn.Conv2d(model.conv1.in_channels, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     model.conv1, model.maxpool = stem, nn.Identity()
@@ -49,11 +51,19 @@ class Conv5(nn.Module):
     """Five 3 x 3 convolutions with batch norm and ReLU, then the mean over positions: [B, 3, H, W] -> [B, 8 w].
 
     Widths w, 2w, 4w, 8w, 8w with strides 1, 2, 2, 2, 1. Speaks timm's interface (``num_features``,
-    ``forward_features``, ``forward_head``, ``reset_classifier``).
+    ``forward_features``, ``forward_head``, ``reset_classifier``; ``pretrained_cfg`` says what images it wants).
     """
 
-    def __init__(self, width: int = 24, num_classes: int = 0, in_chans: int = 3, **unused: Any) -> None:
+    def __init__(
+        self,
+        width: int = 24,
+        num_classes: int = 0,
+        in_chans: int = 3,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        **unused: Any,
+    ) -> None:
         super().__init__()
+        self.pretrained_cfg = dict(pretrained_cfg_overlay or {})
         widths = (width, 2 * width, 4 * width, 8 * width, 8 * width)
         blocks: list[nn.Module] = []
         channels = in_chans

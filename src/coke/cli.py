@@ -42,6 +42,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except CokeError as error:
         print(f"coke: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder that may not be read
+        print(f"coke: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # outside of training, which writes a checkpoint instead
         print("coke: interrupted", file=sys.stderr)
         return 130

@@ -21,12 +21,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from coke.atomic import atomic
 from coke.errors import ResumeError
@@ -67,7 +74,10 @@ class Run:
         """The resolved configuration. Raises `ResumeError` where the folder holds no run."""
         if not self.config_file.is_file():
             raise ResumeError(f"{self.path} holds no run: {self.config_file.name} is missing")
-        return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        try:
+            return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise ResumeError(f"{self.config_file} is damaged ({error})") from error
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -100,7 +110,10 @@ class Run:
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A JSON object of the folder, empty where the file is not there yet."""
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (TypeError, ValueError) as error:
+            raise ResumeError(f"{path} is damaged ({error})") from error
 
     def write_json(self, path: Path, value: dict[str, Any]) -> None:
         """Write a JSON object of the folder, whole or not at all."""
@@ -112,6 +125,37 @@ class Run:
         """Write the resolved configuration."""
         with atomic(self.config_file) as stream:
             yaml.safe_dump(config, stream, sort_keys=False, allow_unicode=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from writing this folder, until the end of this one at the latest.
+
+        Raises `ResumeError` where one of them does. Of a job's processes the first speaks for all.
+        """
+        if fcntl is None or os.environ.get("RANK", "0") != "0":
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # of a file system without locks
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ResumeError(
+                        f"{self.path} is being written by another run: wait for its end, or choose another --out"
+                    ) from error
+            yield
+        finally:
+            os.close(folder)
+            with suppress(OSError):
+                self.path.rmdir()  # where nothing was written
+
+    def clear(self) -> None:
+        """Remove what a run left that ended before its first checkpoint."""
+        for file in (self.metrics_file, self.verdict_file, self.unreadable_file):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
@@ -128,4 +131,12 @@ def test_a_folder_without_images_is_refused(tmp_path, files, message):
     for name in files:
         (tmp_path / name).write_text("x")
     with pytest.raises(DataError, match=f"no images.*{message}"):
+        open_data(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_names_in_another_encoding_are_refused(tmp_path):
+    write_images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    with pytest.raises(DataError, match=r"b'caf.xe9.png' and 0 other names are not UTF-8: rename them"):
         open_data(tmp_path)

@@ -69,3 +69,11 @@ def test_cifar10_test_split_has_the_known_statistics():
     assert images.labels.bincount().tolist() == [1000] * 10
     assert images.mean == pytest.approx((0.494, 0.485, 0.450), abs=0.005)
     assert images.std == pytest.approx((0.247, 0.243, 0.262), abs=0.005)
+
+
+@pytest.mark.parametrize("column", ["label_column", "image_column"])
+def test_columns_are_asked_of_tables_only(tmp_path, column):
+    write_images(tmp_path, ["a.png", "b.png"])
+    for data in (tmp_path, "textures"):
+        with pytest.raises(DataError, match="has no columns: image_column and label_column are of parquet"):
+            open_data(data, **{column: "x"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,29 @@ def test_broken_file_names_the_way_out(tmp_path: Path) -> None:
         checkpoint.load(run)
     path.unlink()
     assert checkpoint.load(run)["epoch"] == 1
+
+
+def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
+    """In the middle of a tensor, where reading alone finds nothing."""
+    run = Run(tmp_path)
+    numbers = torch.arange(1000, dtype=torch.float32)
+    path = checkpoint.save(run, {"numbers": numbers}, epoch=1, step=0, keep=1)
+    content = bytearray(path.read_bytes())
+    place = content.index(numbers.numpy().tobytes()) + 2000
+    content[place : place + 4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["numbers"], numbers)
+    with pytest.raises(ResumeError, match=r"is damaged \(checksum of .*it is the only one: start a new run"):
+        checkpoint.load(run)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the complaint of torch's writer that follows it."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(checkpoint, "atomic", lambda path, mode: nullcontext(full))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(Run(tmp_path), {"numbers": torch.zeros(100_000)}, epoch=1, step=0, keep=1)
 
 
 class Hostile:

@@ -239,6 +239,29 @@ def test_backbone_must_match(images: Path, one_step: Run) -> None:
         )
 
 
+def test_layers_must_match(images: Path, one_step: Run) -> None:
+    """Two modules of one class: found when the weights are put in, before the folder is touched."""
+    before = one_step.config_file.read_bytes()
+    other = tiny(1)
+    other.layers.insert(0, nn.Conv2d(3, 3, 1))
+    with pytest.raises(ResumeError, match=r"the checkpoint does not fit the backbone given: .*layers"):
+        train(images, one_step.path, backbone=other, resume=True, epochs=3)
+    assert one_step.config_file.read_bytes() == before
+
+
+def test_a_new_start_keeps_nothing_of_the_old_one(images: Path, tmp_path: Path) -> None:
+    """Where a run ended before its first checkpoint."""
+    run = Run(tmp_path / "run")
+    run.tensorboard.mkdir(parents=True)
+    for path in (run.unreadable_file, run.verdict_file, run.metrics_file, run.tensorboard / "events"):
+        path.write_text("old")
+    train(images, run.path)
+    assert not run.unreadable_file.exists()
+    assert not run.tensorboard.exists()
+    assert run.verdict["state"]
+    assert len(run.metrics("epoch")) == SETTINGS["epochs"]
+
+
 @pytest.mark.parametrize("change", [change_an_image, remove_an_image])
 def test_images_must_match(
     tmp_path: Path, images: Path, one_step: Run, change: Callable[[Path], None]

@@ -282,3 +282,23 @@ def test_every_failure_names_an_action():
         assert isinstance(verdict, Verdict)
         assert verdict.action
         assert str(verdict) == f"{verdict.state}: {verdict.text}; {verdict.action}"
+
+
+def test_guessing_is_no_progress_above_a_guess():
+    still = [record(loss=loss) for loss in (4.95, 4.93, 4.94, 4.92)]
+    verdict = judge([FIRST, *still], [], warmup_over=True)
+    assert (verdict.state, verdict.healthy) == ("guessing", False)
+    assert "4.92 is no better than a guess (ln K 4.61)" in verdict.text
+    assert "raise learning_rate" in verdict.action
+    assert judge([FIRST, *still[:3]], [], warmup_over=True).state == "learning"  # too early
+    assert judge([FIRST, *still], [], warmup_over=False).state == "starting"
+    falling = [record(loss=loss) for loss in (4.95, 4.9, 4.85, 4.8)]
+    assert judge([FIRST, *falling], [], warmup_over=True).state == "learning"
+    assert judge([FIRST, *still[:3], record(loss=4.5)], [], warmup_over=True).state == "learning"
+    single = [record(loss=0.0, ln_clusters=0.0)] * 4  # of one cluster nothing can be guessed
+    assert judge([FIRST, *single], [], warmup_over=True).state == "learning"
+
+
+def test_two_images_are_not_constant_for_being_two():
+    assert judge([FIRST, record(images=2, effective_rank=1.0)], [], warmup_over=True).state == "learning"
+    assert judge([FIRST, record(images=4, effective_rank=1.0)], [], warmup_over=True).state == "constant"

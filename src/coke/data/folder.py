@@ -94,6 +94,7 @@ def _read(root: Path, folder: Path, name: str) -> tuple[Rows, tuple[str, ...]]:
         remarks += (f"files of other kinds in {folder.name}: {_kinds(others)}",)
     prefix = folder.relative_to(root).as_posix()
     keys = images if prefix == "." else [f"{prefix}/{image}" for image in images]
+    _refuse_undecodable(root, keys)
     return Rows(name, keys, Files(root, keys), labels, classes), remarks
 
 
@@ -115,6 +116,24 @@ def list_files(folder: Path) -> list[str]:
 
     walk(folder, "", ())
     return sorted(found)
+
+
+def _refuse_undecodable(root: Path, keys: list[str]) -> None:
+    """Names in another encoding cannot be written into a list of the images."""
+    odd = [name for name in (str(root), *keys) if not _is_utf8(name)]
+    if odd:
+        raise DataError(
+            f"{os.fsencode(odd[0])!r} and {len(odd) - 1} other names are not UTF-8: rename them, for instance with "
+            "`convmv -r -f latin1 -t utf8 --notest`"
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # surrogates, which stand for bytes that are no UTF-8
+        return False
+    return True
 
 
 def _kinds(counts: Counter[str]) -> str:

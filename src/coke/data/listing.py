@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from coke.data.labels import number_text
@@ -23,7 +24,7 @@ def find_list(path: Path) -> Found:
 
     Raises `DataError` for a file without paths, one that is not UTF-8 text, or a path listed twice.
     """
-    lines = [line.strip() for line in _text(path).splitlines()]
+    lines = [line.strip() for line in _text(path).split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise DataError(f"{path}: lists no images; write one path a line")
@@ -83,7 +84,7 @@ def find_table(path: Path, *, image_column: str = "image", label_column: str = "
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows, each row with the number of the line it ends on."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(_text(path).splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(_text(path)), delimiter=delimiter)
     try:
         numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:

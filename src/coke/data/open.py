@@ -11,7 +11,7 @@ from pathlib import Path
 from coke.data.folder import SUFFIXES, find_folder, list_files
 from coke.data.images import ImageSet
 from coke.data.labels import align
-from coke.data.listing import LISTS, TABLES, find_list, find_table
+from coke.data.listing import DEFAULT_IMAGE, DEFAULT_LABEL, LISTS, TABLES, find_list, find_table
 from coke.data.parquet import find_parquet
 from coke.data.scan import scan
 from coke.data.sources import Found, Pixels, Rows
@@ -54,6 +54,8 @@ def open_data(
     if not 0 <= max_unreadable_share <= 1:
         raise DataError(f"max_unreadable_share must be in [0, 1], got {max_unreadable_share}")
     found = _align(_drop_unasked(_find(data, label_column, image_column)))
+    if (image_column, label_column) != (DEFAULT_IMAGE, DEFAULT_LABEL) and not _has_columns(Path(data)):
+        raise DataError(f"{data} has no columns: image_column and label_column are of parquet and CSV")
     total = len(found.train.keys) + (len(found.query.keys) if found.query else 0)
 
     def scan_split(rows: Rows, done: int) -> ImageSet:
@@ -88,6 +90,12 @@ def _find(data: str | os.PathLike[str], label_column: str, image_column: str) ->
             f"{path}: {suffix or 'a file without suffix'} is no list of images; use {readable}, or a folder"
         )
     return find_parquet(path, image_column=image_column, label_column=label_column)
+
+
+def _has_columns(path: Path) -> bool:
+    if path.is_dir():
+        return _kinds(path)[0]
+    return path.is_file() and path.suffix.lower() in (*TABLES, ".parquet")
 
 
 def _find_name(data: str) -> Found:

@@ -143,7 +143,8 @@ def _companions(chosen: dict[str, Any], usual_backbone: bool, reasons: list[str]
 def _batch_size(chosen: dict[str, Any], images: ImageSet, reasons: list[str]) -> None:
     n_images = len(images)
     if n_images < 2:
-        raise DataError(f"{images.name}: one image is not enough, clustering needs at least two")
+        count = "one image is" if n_images else "no images are"
+        raise DataError(f"{images.name}: {count} not enough, clustering needs at least two")
     if chosen["batch_size"] == "auto":
         batch_size = 1024 if n_images >= 1_000_000 else 256 if n_images >= 200_000 else 128
         while batch_size > 16 and n_images < 20 * batch_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ def save(run: Run, state: dict[str, Any], *, epoch: int, step: int, keep: int) -
     """Write a checkpoint that continues with step ``step`` of epoch ``epoch``; keep the newest ``keep``."""
     path = run.checkpoints / f"epoch-{epoch:05d}-step-{step:08d}.pt"
     with atomic(path, "wb") as stream:
-        torch.save({"format_version": FORMAT_VERSION, "epoch": epoch, "step": step, **state}, stream)
+        try:
+            torch.save({"format_version": FORMAT_VERSION, "epoch": epoch, "step": step, **state}, stream)
+        except RuntimeError as error:  # torch's writer complains of the file after the disk has
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     for old in sorted(run.checkpoints.glob("epoch-*-step-*.pt"))[:-keep]:
         old.unlink()
     return path
@@ -29,14 +35,18 @@ def load(run: Run) -> dict[str, Any]:
     path = run.latest_checkpoint()
     if path is None:
         raise ResumeError(f"{run.path} holds no checkpoint to resume from: start it without --resume")
+    others = len(list(run.checkpoints.glob("epoch-*-step-*.pt"))) > 1
+    advice = "delete it to resume from the one before" if others else "it is the only one: start a new run"
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+            damaged = archive.testzip()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ResumeError(
-            f"{path} cannot be read ({error}): delete it to resume from the one before"
-        ) from error
+        raise ResumeError(f"{path} cannot be read ({error}): {advice}") from error
+    if damaged is not None:
+        raise ResumeError(f"{path} is damaged (checksum of {damaged}): {advice}")
     if not isinstance(state, dict) or "format_version" not in state:
-        raise ResumeError(f"{path} is no checkpoint of coke: delete it to resume from the one before")
+        raise ResumeError(f"{path} is no checkpoint of coke: {advice}")
     if state["format_version"] > FORMAT_VERSION:
         raise ResumeError(f"{path} has format {state['format_version']}, this coke reads {FORMAT_VERSION}")
     return dict(state)

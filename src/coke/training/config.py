@@ -78,6 +78,8 @@ class Config:
     tensorboard: bool = True
     linear_probe: bool = True  # at the end
     max_unreadable_share: float = 0.01
+    image_column: str = "image"  # of parquet and CSV
+    label_column: str = "label"
 
     def __post_init__(self) -> None:
         if not any(view.clusters for view in self.views):
@@ -173,6 +175,7 @@ FREE = frozenset(
         *("data", "epochs", "max_minutes", "accelerator", "devices", "compile", "workers"),
         *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),
         *("log_every", "knn_every", "knn_images", "tensorboard", "linear_probe", "max_unreadable_share"),
+        *("image_column", "label_column"),
     )
 )
 

@@ -30,9 +30,13 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     cuda = fabric.device.type == "cuda"
+    normalised = {
+        "input_size": (3, config.image_size, config.image_size),
+        **{name: tuple(round(value, 4) for value in getattr(config, name)) for name in ("mean", "std")},
+    }
     loads = (
         f'import coke, timm; timm.create_model("{config.backbone}", num_classes=0, '
-        'checkpoint_path="backbone.safetensors")'
+        f'checkpoint_path="backbone.safetensors", pretrained_cfg_overlay={normalised})'
     )
     if config.backbone.startswith("custom:"):
         loads = 'backbone.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))'

@@ -23,7 +23,7 @@ from coke.clustering.sizes import min_size
 class Verdict:
     """What the figures say."""
 
-    state: str  # learning, clustering, collapsing, noise, constant, diverging, unbalanced, nuisance
+    state: str  # learning, clustering, starting, collapsing, noise, guessing, constant, diverging, ...
     healthy: bool
     text: str
     action: str
@@ -149,7 +149,8 @@ def judge(
         return Verdict("clustering", True, text, "")
     n_trained = sum(record["loss"] is not None for record in epochs)
     settled = warmup_over and n_trained >= 3
-    for failure in (_noise(epochs) if settled else None, _nuisance(knn), _unbalanced(last)):
+    unsettling = (_noise(epochs), _guessing(epochs)) if settled else ()
+    for failure in (*unsettling, _nuisance(knn), _unbalanced(last)):
         if failure:
             return failure
     if not settled and loss >= ln_clusters:
@@ -191,6 +192,7 @@ def _constant(last: dict[str, Any]) -> Verdict | None:
     few_directions = rank < 1.5 or (
         rank < 2 and (kept is None or kept < 0.1)
     )  # one line can hold two clusters
+    few_directions &= last["images"] > 3  # which cannot differ in more than two
     if last["feature_spread"] >= 0.1 and not few_directions:
         return None
     return Verdict(
@@ -231,9 +233,24 @@ def _noise(epochs: list[dict[str, Any]]) -> Verdict | None:
     return Verdict(
         "noise",
         False,
-        f"labels are noise: {100 * last['label_agreement']:.1f} % kept from the last epoch beyond chance, loss "
-        f"{last['loss']:.2f} beside ln K {last['ln_clusters']:.2f}",
+        f"labels are noise: {100 * last['label_agreement']:.1f} % kept from the last epoch beyond chance, where luck "
+        f"explains {100 * max(0.012, luck):.1f} %; loss {last['loss']:.2f} beside ln K {last['ln_clusters']:.2f}",
         "lower dual_lr first, then weaken the augmentation (views.crop, views.jitter) or lower n_clusters",
+    )
+
+
+def _guessing(epochs: list[dict[str, Any]]) -> Verdict | None:
+    """No progress over three epochs, and none that was made before: a uniform guess has a loss of ln K."""
+    losses = [record["loss"] for record in epochs if record["loss"] is not None][-4:]
+    ln_clusters = epochs[-1]["ln_clusters"]
+    if len(losses) < 4 or not 0 < ln_clusters <= min(losses) or losses[-1] < 0.99 * losses[0]:
+        return None
+    return Verdict(
+        "guessing",
+        False,
+        f"the loss {losses[-1]:.2f} is no better than a guess (ln K {ln_clusters:.2f}) and has not fallen for three "
+        "epochs",
+        "raise learning_rate, or lower weight_decay if it is above 0.001; then weaken the augmentation",
     )
 
 

@@ -85,6 +85,8 @@ def make_plan(
         chosen["data"],
         seed=chosen.get("seed", Config.seed),
         max_unreadable_share=chosen.get("max_unreadable_share", Config.max_unreadable_share),
+        image_column=chosen.get("image_column", Config.image_column),
+        label_column=chosen.get("label_column", Config.label_column),
         progress=progress,
     )
     resolved = resolve(settings, overrides, splits.train)

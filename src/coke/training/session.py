@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Session:
             check_folder(run)
         self.fabric = make_fabric(self.config)
         if run is not None and not resume and distributed.rank() == 0:
-            run.metrics_file.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+            run.clear()
         self.config = self.config.replaced(workers=_workers(self.config, self.fabric.device))
         torch.manual_seed(self.config.seed)
         self.backbone = make_backbone(self.config) if backbone is None else backbone
@@ -66,10 +67,12 @@ class Session:
         self._initial = None if state else copy.deepcopy(self.backbone.state_dict())
         self.logbook = Logbook(run, console, tensorboard=self.config.tensorboard)
         self.trainer = Trainer(self.config, plan.splits, self.backbone, n_features, self.fabric, self.logbook)
+        if state is not None:
+            self._load(state)
         if run is not None and distributed.rank() == 0:
             self._open_folder(run, state is not None)
         if state is not None and run is not None:
-            self._resume(run, state, changed)
+            self._resume(run, changed)
         else:
             for text in [*self._opening_words(), *start]:
                 self.logbook.event(text)
@@ -110,12 +113,19 @@ class Session:
     def _list_unreadable(self, run: Run) -> None:
         splits = [images for images in (self.plan.splits.train, self.plan.splits.query) if images is not None]
         reasons = {image.key: image.reason for images in splits for image in images.unreadable}
+        run.unreadable_file.unlink(missing_ok=True)
         if reasons:
             with atomic(run.unreadable_file) as stream:
                 csv.writer(stream).writerows([("key", "reason"), *reasons.items()])
 
-    def _resume(self, run: Run, state: dict[str, Any], changed: list[str]) -> None:
-        self.trainer.load_state_dict(state)
+    def _load(self, state: dict[str, Any]) -> None:
+        try:
+            self.trainer.load_state_dict(state)
+        except RuntimeError as error:  # torch's, of a module of the same class with other layers
+            why = textwrap.shorten(str(error), 300)
+            raise ResumeError(f"the checkpoint does not fit the backbone given: {why}") from error
+
+    def _resume(self, run: Run, changed: list[str]) -> None:
         epoch, step = self.trainer.epoch, self.trainer.step
         if distributed.rank() == 0:
             run.cut_metrics(lambda r: _before(r, epoch, step))
