@@ -211,6 +211,8 @@ def test_label_column_is_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["pretrain", str(table), "--out", out, "label_column=kind", *QUICK]) == 0
     assert "2 classes" in capsys.readouterr().out
     assert main(["evaluate", out]) == 0
+    labelled = write_textures(tmp_path / "folder", 200, labelled=True)
+    assert main(["evaluate", out, "--data", str(labelled)]) == 0  # which has no columns
     said = refused(capsys, "pretrain", str(images), *QUICK, "label_column=kind", "--out", f"{out}2")
     assert "has no columns" in said
 

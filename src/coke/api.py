@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.data import Splits, open_data
+from coke.data import Splits, has_columns, open_data
 from coke.errors import CokeError, ConfigError, DataError, ResumeError
 from coke.evaluation import (
     adapt_batch_norm,
@@ -157,12 +157,13 @@ def evaluate(
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
         )
+    asked = data or config.data
+    columns: dict[str, Any] = {"image_column": config.image_column, "label_column": config.label_column}
     splits = open_data(
-        data or config.data,
+        asked,
         seed=config.seed,
         max_unreadable_share=config.max_unreadable_share,
-        image_column=config.image_column,
-        label_column=config.label_column,
+        **(columns if has_columns(asked) else {}),
     )
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")

@@ -145,11 +145,13 @@ class Run:
                     raise ResumeError(
                         f"{self.path} is being written by another run: wait for its end, or choose another --out"
                     ) from error
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    self.path.rmdir()  # where nothing was written
         finally:
             os.close(folder)
-            with suppress(OSError):
-                self.path.rmdir()  # where nothing was written
 
     def clear(self) -> None:
         """Remove what a run left that ended before its first checkpoint."""

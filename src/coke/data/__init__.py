@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from coke.data.images import ImageSet, Unreadable
-from coke.data.open import open_data
+from coke.data.open import has_columns, open_data
 from coke.data.splits import Splits
 from coke.data.textures import textures
 
-__all__ = ["ImageSet", "Splits", "Unreadable", "open_data", "textures"]
+__all__ = ["ImageSet", "Splits", "Unreadable", "has_columns", "open_data", "textures"]

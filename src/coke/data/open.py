@@ -54,7 +54,7 @@ def open_data(
     if not 0 <= max_unreadable_share <= 1:
         raise DataError(f"max_unreadable_share must be in [0, 1], got {max_unreadable_share}")
     found = _align(_drop_unasked(_find(data, label_column, image_column)))
-    if (image_column, label_column) != (DEFAULT_IMAGE, DEFAULT_LABEL) and not _has_columns(Path(data)):
+    if (image_column, label_column) != (DEFAULT_IMAGE, DEFAULT_LABEL) and not has_columns(data):
         raise DataError(f"{data} has no columns: image_column and label_column are of parquet and CSV")
     total = len(found.train.keys) + (len(found.query.keys) if found.query else 0)
 
@@ -92,7 +92,9 @@ def _find(data: str | os.PathLike[str], label_column: str, image_column: str) ->
     return find_parquet(path, image_column=image_column, label_column=label_column)
 
 
-def _has_columns(path: Path) -> bool:
+def has_columns(data: str | os.PathLike[str]) -> bool:
+    """Whether images and labels are columns of a table there: CSV or parquet."""
+    path = Path(data)
     if path.is_dir():
         return _kinds(path)[0]
     return path.is_file() and path.suffix.lower() in (*TABLES, ".parquet")

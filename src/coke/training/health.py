@@ -23,7 +23,7 @@ from coke.clustering.sizes import min_size
 class Verdict:
     """What the figures say."""
 
-    state: str  # learning, clustering, starting, collapsing, noise, guessing, constant, diverging, ...
+    state: str  # of the table in README, "Is it learning?"
     healthy: bool
     text: str
     action: str
