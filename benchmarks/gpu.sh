@@ -8,10 +8,12 @@
 #     STAGES=goal MINUTES=4 benchmarks/gpu.sh DATA
 #     STAGES=views MINUTES=1.5 benchmarks/gpu.sh DATA   MINUTES is of each contender
 #
-# Runs with the machine's own Python (PYTHON=...), the project from src/. Views and table want lightly (pip install
-# --no-deps lightly, or its wheel on PYTHONPATH). Each stage ends within ten minutes, and a stage that fails does not
-# stop the next one. With OUT, a folder, all results and the records of the runs come back as two archives there,
-# and the runs stay beside them in WORK until the machine goes, so that an interrupted one is resumed.
+# Runs with the machine's own Python (PYTHON=...), the project from src/. Tests want pytest and hypothesis, views and table
+# lightly. Where they cannot be installed, their wheels may lie in .whl/ and are unpacked for the run:
+#     pip download -d .whl pytest hypothesis==6.120.0 && pip download -d .whl --no-deps lightly
+# Each stage ends within ten minutes, and a stage that fails does not stop the next one. With OUT, a folder, all results
+# and the records of the runs come back as two archives there, and the runs stay beside them in WORK until the machine
+# goes, so that an interrupted one is resumed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +26,11 @@ results=${work:-benchmarks}/results
 runs=${work:-.}/runs
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" COKE_RESULTS="$results" PYTHONUNBUFFERED=1
 mkdir -p "$results" "$runs"
+if compgen -G ".whl/*.whl" >/dev/null; then
+    packages=$(mktemp -d)
+    for wheel in .whl/*.whl; do "$python" -m zipfile -e "$wheel" "$packages"; done
+    export PYTHONPATH="$PYTHONPATH:$packages"
+fi
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())'
 
