@@ -437,10 +437,28 @@ def test_disk_that_is_full(
     def fail(*arguments: Any, **keys: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coke.clustering.command.verbs.write_clustering", fail)
+    monkeypatch.setattr("coke.clustering.command.verbs.clustering_file", fail)
     line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
     assert "c.parquet cannot be written: [Errno 28] No space left on device" in line
     assert sorted(os.listdir(data)) == ["rows.npy"]
+
+
+def test_both_files_or_neither(data: Path) -> None:
+    """The disk is full after the centers, before the rows are all there."""
+    words = ["cluster", "rows.npy", "--k", "3", "--out", "c.parquet", "--overwrite"]
+    run(*words)
+    before = Path("c.parquet").read_bytes(), Path("c.safetensors").read_bytes()
+    code = f"""
+import resource, sys
+from coke.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before[1]) + 200}, -1))
+sys.exit(main(sys.argv[1:]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *words, "--seed", "5"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "c.parquet cannot be written: [Errno 27] File too large" in done.stderr
+    assert (Path("c.parquet").read_bytes(), Path("c.safetensors").read_bytes()) == before
+    assert sorted(os.listdir(data)) == ["c.parquet", "c.safetensors", "rows.npy"]
 
 
 def test_bar_on_a_terminal(data: Path) -> None:

@@ -135,11 +135,8 @@ def test_a_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{"])
-def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
+def test_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
     run = Run(tmp_path)
     run.config_file.write_text(text)
-    run.environment_file.write_text(text)
     with pytest.raises(ResumeError, match=r"config\.yaml is damaged"):
         _ = run.config
-    with pytest.raises(ResumeError, match=r"environment\.json is damaged"):
-        _ = run.environment

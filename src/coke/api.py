@@ -157,6 +157,10 @@ def evaluate(
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
         )
+    try:
+        _ = run.environment  # damaged, or of a newer coke: said before any work
+    except (TypeError, ValueError) as error:
+        raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
     asked = data or config.data
     columns: dict[str, Any] = {"image_column": config.image_column, "label_column": config.label_column}
     splits = open_data(

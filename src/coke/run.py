@@ -110,10 +110,7 @@ class Run:
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A JSON object of the folder, empty where the file is not there yet."""
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-        except (TypeError, ValueError) as error:
-            raise ResumeError(f"{path} is damaged ({error})") from error
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def write_json(self, path: Path, value: dict[str, Any]) -> None:
         """Write a JSON object of the folder, whole or not at all."""

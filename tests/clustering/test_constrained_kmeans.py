@@ -332,3 +332,34 @@ def test_a_stream_keeps_soft_bounds_and_says_by_how_much_it_misses_them() -> Non
         ConstrainedKMeans(8, min_size=3).partial_fit(rows[:100])
     with pytest.raises(BoundsError, match="first batch"):
         ConstrainedKMeans(8).partial_fit(rows[:5])
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "ignore:.*distinct:UserWarning")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_few_distinct_rows(metric: str) -> None:
+    """Centers move onto the only values there are, and duals that follow them stay numbers."""
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        values = random.standard_normal((int(random.integers(1, 5)), 2))
+        rows = values[random.integers(0, len(values), int(random.integers(12, 60)))]
+        for n_clusters in (1, 5, 10):
+            km = ConstrainedKMeans(
+                n_clusters, metric=metric, min_size_ratio=0.9, max_size_ratio=1.2, random_state=seed
+            )
+            counts = np.bincount(km.fit_predict(rows), minlength=n_clusters)
+            share = len(rows) / n_clusters
+            assert counts.min() >= np.floor(0.9 * share)
+            assert counts.max() <= np.ceil(1.2 * share)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"), [(1e300, "leave the range of float64"), (1e-300, "below 1e-150")]
+)
+def test_scales_without_a_direction(scale: float, message: str) -> None:
+    rows = blobs(300).astype(np.float64)
+    with pytest.raises(DataError, match=message):
+        ConstrainedKMeans(3, metric="cosine").fit(rows * scale)
+    with pytest.raises(
+        DataError, match=r"sample_weight must be at most 1e\+15, row 0 has 1e\+200: only ratios count"
+    ):
+        ConstrainedKMeans(3).fit(rows, sample_weight=np.full(300, 1e200))

@@ -50,7 +50,9 @@ def check_parameters(estimator: ConstrainedKMeans) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
             raise ConfigError(f"{name} must be a number and not negative, got {value!r}")
     block_rows = estimator.block_rows
-    if block_rows is not None and (not isinstance(block_rows, int | np.integer) or block_rows < 1):
+    if block_rows is not None and (
+        isinstance(block_rows, bool) or not isinstance(block_rows, int | np.integer) or block_rows < 1
+    ):
         raise ConfigError(f"block_rows must be a whole number of at least 1, or None, got {block_rows!r}")
 
 

@@ -110,7 +110,7 @@ def _sample_duals(
     share = (len(table.rows) if weights is None else float(weights.sum())) / total
     scaled = SizeBounds(bounds.lower * share, bounds.upper * share)
     duals, choice = search_duals(table, scaled, duals, tolerance=0.002 * total * share)
-    return duals, float(np.quantile(choice.margin, near)) if near < 1 else np.inf
+    return duals, float(np.quantile(choice.margin, near, method="higher")) if near < 1 else np.inf
 
 
 def _real(cost: Any) -> Tensor:

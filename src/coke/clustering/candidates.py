@@ -107,10 +107,13 @@ class Candidates:
             runner_up = np.where(wins, best, np.where(runs, reduced, runner_up))
             second = np.where(wins, column, np.where(runs, place, second))
             best, column = np.where(wins, reduced, best), np.where(wins, place, column)
-        each = np.arange(n_rows)
-        sizes = np.bincount(self.labels[column, each], self.weights, self.n_clusters) + self.settled_sizes
         margin = np.subtract(runner_up, best, out=np.full(n_rows, np.inf), where=np.isfinite(runner_up))
-        return Choice(column, best, self.labels[second, each], margin, sizes)
+        return Choice(column, best, self.labels[second, np.arange(n_rows)], margin, self.sizes(column))
+
+    def sizes(self, column: Array) -> Array:
+        """Of the clusters [K], with each kept row in the one of its ``column`` [M]."""
+        chosen = self.labels[column, np.arange(len(column))]
+        return np.bincount(chosen, self.weights, self.n_clusters) + self.settled_sizes
 
     def reduced_cost(self, choice: Choice, duals: Array) -> float:
         """sum_i min_k (d_ik - s_i rho_k) without the settled rows' own costs: the row part of the dual bound.

@@ -118,7 +118,7 @@ def lloyd(
             _correct(rows, sums, labels, table, column)
         moved, weights, gain = sums.centers(centers)
         if not free:
-            duals = follow(duals, choice.sizes, (gain * weights).cpu().numpy())
+            duals = follow(duals, table.sizes(column), (gain * weights).cpu().numpy())
         moved = rows.sample.revive(moved, weights <= 0).to(dtype).double()
         shift = float((moved - centers).square().sum())
         centers = moved
@@ -195,9 +195,10 @@ def follow(duals: Array, sizes: Array, gains: Array) -> Array:
     >>> follow(np.array([0.0, 3.0, -1.0]), np.array([10.0, 10.0, 10.0]), np.array([10.0, 30.0, 30.0])).tolist()
     [0.0, 1.0, -3.0]
     """
-    rest = duals == 0 if (duals == 0).any() else np.ones(len(duals), dtype=bool)
-    usual = gains[rest].sum() / max(sizes[rest].sum(), np.finfo(np.float64).tiny)
-    own = np.divide(gains, sizes, out=np.full(len(sizes), usual), where=sizes > 0)
+    held = sizes > 0
+    rest = held & (duals == 0) if (held & (duals == 0)).any() else held
+    usual = gains[rest].sum() / sizes[rest].sum()
+    own = np.divide(gains, sizes, out=np.full(len(sizes), usual), where=held)
     moved = np.where(duals != 0, duals - (own - usual), 0.0)
     return np.where(moved * duals < 0, 0.0, moved)
 

@@ -24,6 +24,7 @@ from coke.errors import DataError
 from coke.vectors import Vectors
 
 _LARGEST_VALUE = 1e15
+_SMALLEST_TOP = 1e-150  # of a row whose length float64 can tell
 SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER, MOST_SAMPLE_ROWS = 2**14, 64, 2**17
 
 
@@ -167,10 +168,17 @@ def _check_pass(
         top = torch.maximum(low.abs(), high.abs()).amax()
         if not bool(torch.isfinite(top)):
             error = _not_finite(vectors, rows, first_row + start)
-        elif metric == COSINE and bool((zero := (rows == 0).all(1)).any()):
-            row = first_row + start + int(zero.nonzero()[0])
+        elif metric == COSINE and bool((tops := rows.abs().amax(1).double()).amin() < _SMALLEST_TOP):
+            row = int((tops < _SMALLEST_TOP).nonzero()[0])
+            what = "below 1e-150 throughout" if tops[row] > 0 else "all zeros"
             error = DataError(
-                f"row {row} of {vectors.name} is all zeros and has no direction: leave it out for metric='cosine'"
+                f"row {first_row + start + row} of {vectors.name} is {what} and has no direction: leave it out for "
+                "metric='cosine'"
+            )
+        elif metric == COSINE and float(top) > 1 / _SMALLEST_TOP:
+            error = DataError(
+                f"{vectors.name} holds values up to {float(top):.3g}, whose squares leave the range of float64: "
+                "divide the data by its largest value"
             )
         largest = torch.maximum(largest, top)
     if error is None and metric != COSINE and float(largest) > _LARGEST_VALUE:
@@ -216,6 +224,11 @@ def as_weights(values: Any, name: str, n_rows: int, device: torch.device) -> Ten
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         place = int((~torch.isfinite(weights) | (weights < 0)).nonzero()[0])
         raise DataError(f"{name} must be finite and not negative; row {place} has {float(weights[place])}")
+    if n_rows and float(weights.max()) > _LARGEST_VALUE:
+        raise DataError(
+            f"{name} must be at most {_LARGEST_VALUE:.0e}, row {int(weights.argmax())} has {float(weights.max()):.3g}: "
+            "only ratios count, divide all by the same number"
+        )
     if n_rows and not bool((weights > 0).any()):
         raise DataError(f"{name} is zero for every row: nothing would count")
     return weights

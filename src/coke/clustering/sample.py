@@ -79,7 +79,7 @@ class Sample:
             if off_target(choice.sizes, duals, scaled) <= 2 * _TOLERANCE * total:
                 break
             n_listed = min(4 * n_listed, len(centers))
-        return duals, float(np.quantile(choice.margin, near)) if near < 1 else np.inf
+        return duals, float(np.quantile(choice.margin, near, method="higher")) if near < 1 else np.inf
 
     def _every(self, step: int) -> Sample:
         """A sample of the sample."""

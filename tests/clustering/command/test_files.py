@@ -71,7 +71,11 @@ def test_clustering_as_safetensors_sees_it(tmp_path: Path) -> None:
 
 def changed(path: Path, about: dict[str, Any] | None, **tensors: torch.Tensor) -> Path:
     """The file with other metadata and tensors."""
-    whole = {"centers": torch.ones(3, 2), "duals": torch.zeros(3), "counts": torch.ones(3)}
+    whole = {
+        "centers": torch.ones(3, 2),
+        "duals": torch.zeros(3).double(),
+        "counts": torch.ones(3, dtype=torch.int64),
+    }
     kept = {name: value for name, value in {**whole, **tensors}.items() if value.numel()}
     known = {"format_version": 1, "metric": "euclidean"}
     metadata = {} if about is None else {"coke clustering": json.dumps({**known, **about})}
@@ -86,8 +90,13 @@ def changed(path: Path, about: dict[str, Any] | None, **tensors: torch.Tensor) -
         ({"format_version": 2, "coke_version": "9.9"}, {}, "has format 2 (of coke 9.9), this coke"),
         ({"metric": "manhattan"}, {}, "metric 'manhattan'"),
         ({}, {"duals": torch.empty(0)}, "lacks duals"),
-        ({}, {"duals": torch.zeros(4)}, "is damaged: its tensors have shapes"),
+        ({}, {"duals": torch.zeros(4).double()}, "is damaged: its tensors have shapes"),
         ({}, {"centers": torch.ones(3)}, "is damaged"),
+        ({}, {"duals": torch.zeros(3)}, "its tensors are of torch.float32, torch.float32, torch.int64"),
+        ({}, {"centers": torch.ones(3, 2).bfloat16()}, "its tensors are of torch.bfloat16"),
+        ({}, {"counts": torch.tensor([1, -1, 1])}, "negative counts"),
+        ({"inertia": None}, {}, "inertia None is no number"),
+        ({"format_version": "1"}, {}, "has format '1'"),
         ({}, {"centers": torch.full((3, 2), torch.nan)}, "NaN or infinity among its 3 centers"),
     ],
 )
@@ -197,3 +206,16 @@ def test_folder_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(ConfigError, match="nothing can be written"):
         check_out(tmp_path / "locked" / "clusters.parquet", ".parquet", "--out")
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null"])
+def test_metadata_of_another_shape(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"centers": torch.ones(3, 2)}, path, {"coke clustering": text})
+    with pytest.raises(DataError, match="holds no clustering"):
+        read_clustering(path)
+
+
+def test_names_that_could_not_be_read_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--out b'.*o.xff.parquet' is not UTF-8"):
+        check_out(tmp_path / os.fsdecode(b"o\xff.parquet"), ".parquet", "--out")

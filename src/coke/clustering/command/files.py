@@ -65,6 +65,13 @@ def write_clustering(path: Path, clustering: Clustering) -> None:
     >>> read_clustering(path).counts.tolist(), read_clustering(path).facts["gap"]
     ([3, 4], 0.5)
     """
+    with clustering_file(path, clustering):
+        pass
+
+
+@contextmanager
+def clustering_file(path: Path, clustering: Clustering) -> Iterator[None]:
+    """The safetensors file, written at once and under its name only where what happens inside has succeeded."""
     from safetensors.torch import save
 
     tensors = {
@@ -74,6 +81,8 @@ def write_clustering(path: Path, clustering: Clustering) -> None:
     }
     with atomic(path, "wb") as stream:
         stream.write(save(tensors, _about(clustering.metric, clustering.facts)))
+        stream.flush()  # a full disk is noticed here
+        yield
 
 
 def read_clustering(path: Path) -> Clustering:
@@ -108,8 +117,8 @@ def _about(metric: str, facts: Mapping[str, Any]) -> dict[str, str]:
 def _checked(path: Path, text: str | None) -> dict[str, Any]:
     """Metric and facts out of the metadata."""
     try:
-        about = json.loads(text or "")
-    except ValueError as error:
+        about = dict(json.loads(text or ""))
+    except (TypeError, ValueError) as error:
         raise DataError(
             f"{path} holds no clustering: it is safetensors of another kind; name the file that "
             "`coke cluster` wrote beside its parquet"
@@ -117,9 +126,11 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
     version, writer = about.pop("format_version", "?"), about.pop("coke_version", "?")
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format {version} (of coke {writer}), this coke ({__version__}) reads "
+            f"{path} has format {version!r} (of coke {writer}), this coke ({__version__}) reads "
             f"{FORMAT_VERSION}: install the coke that wrote it, or write it anew"
         )
+    if isinstance(inertia := about.get("inertia", 0.0), bool) or not isinstance(inertia, int | float):
+        raise DataError(f"{path} is damaged: inertia {inertia!r} is no number")
     metric, known = about.get("metric"), (EUCLIDEAN, COSINE)
     if metric not in known:
         raise DataError(f"{path} has metric {metric!r}, this coke knows {' and '.join(known)}")
@@ -129,11 +140,16 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
 def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     centers, n_clusters = tensors["centers"], len(tensors["duals"])
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    fits = centers.ndim == 2 and min(centers.shape) > 0 and centers.is_floating_point()
+    kinds = [tensors[name].dtype for name in ("centers", "duals", "counts")]
+    if kinds[0] not in (torch.float32, torch.float64) or kinds[1:] != [torch.float64, torch.int64]:
+        raise DataError(f"{path} is damaged: its tensors are of {', '.join(map(str, kinds))}")
+    fits = centers.ndim == 2 and min(centers.shape) > 0
     if not fits or any(shapes[name] != [len(centers)] for name in ("duals", "counts")):
         raise DataError(f"{path} is damaged: its tensors have shapes {shapes}, not [K, D], [K] and [K]")
     if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("centers", "duals")):
         raise DataError(f"{path} is damaged: NaN or infinity among its {n_clusters} centers or duals")
+    if bool((tensors["counts"] < 0).any()):
+        raise DataError(f"{path} is damaged: negative counts")
 
 
 def _one_line(error: Exception) -> str:
@@ -192,6 +208,12 @@ def check_out(path: Path, suffix: str, flag: str, *, overwrite: bool = False) ->
     """
     if path.suffix != suffix:
         raise ConfigError(f"{flag} {path}: it is written as {suffix[1:]}, so let its name end in {suffix}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{flag} {os.fsencode(path)!r} is not UTF-8, and could not be read again"
+        ) from error
     if path.is_dir():
         raise ConfigError(f"{flag} {path} is a folder: name a file in it")
     if path.exists() and not overwrite:

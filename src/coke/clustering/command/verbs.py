@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.clustering.command.files import Clustering, assignments_file, read_clustering, write_clustering
+from coke.clustering.command.files import Clustering, assignments_file, clustering_file, read_clustering
 from coke.clustering.command.job import Job
 from coke.clustering.command.places import places
 from coke.clustering.command.processes import in_order, joined, open_together, together
@@ -199,13 +199,12 @@ def _write(
     with together():
         try:
             if distributed.rank() == 0:
-                with assignments_file(out, known.metric, facts) as write:
+                beside = nullcontext() if centers is None else clustering_file(centers, known)
+                with beside, assignments_file(out, known.metric, facts) as write:
                     for block in records:
                         write(block)
                         distance += float(block["distance"].sum(dtype=np.float64))
                         n_moved += int((block["margin"] < 0).sum())
-                    if centers is not None:
-                        write_clustering(centers, known)
             _exhaust(records)
         except OSError as error:
             _exhaust(records)  # the others are still sending
