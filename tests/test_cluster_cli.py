@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -407,10 +406,11 @@ def test_overwrite(data: Path) -> None:
     assert not Path("c.safetensors").exists()
 
 
-def test_killed_while_it_writes(data: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
+def test_stopped_while_it_writes(data: Path, number: str, code: int) -> None:
     """With the first block in the temporary file: what was there before is still there, whole."""
     Path("c.parquet").write_text("from before")
-    code = """
+    program = """
 import os, signal, sys
 import coke.clustering.command.files as files, coke.clustering.command.verbs as verbs
 from coke.cli import main
@@ -419,14 +419,18 @@ files._ROW_GROUP = 1
 def places(*arguments):
     for number, block in enumerate(whole(*arguments, block_rows=100)):
         if number == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, sys.argv.pop()))
         yield block
 verbs.places = places
-main(sys.argv[1:])
+main(sys.argv[1:-1])
 """
     words = ["cluster", "rows.npy", "--k", "3", "--out", "c.parquet", "--overwrite"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    command = [sys.executable, "-c", program, *words, number]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    left = [name for name in os.listdir(data) if name.endswith(".tmp")]
+    if number == "SIGTERM":
+        assert (done.stderr, left) == ("coke: terminated\n", [])
     assert Path("c.parquet").read_text() == "from before"
     assert not Path("c.safetensors").exists()
 

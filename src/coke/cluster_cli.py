@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -120,20 +127,43 @@ def _cluster(options: argparse.Namespace) -> int:
 
     names = ("init", "n_init", "max_iter", "tol")
     settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    cluster(
-        _job(options),
-        options.k,
-        metric=options.metric,
-        start=options.start,
-        centers=options.centers,
-        seed=options.seed,
-        **settings,
-    )
+    with _terminable():
+        cluster(
+            _job(options),
+            options.k,
+            metric=options.metric,
+            start=options.start,
+            centers=options.centers,
+            seed=options.seed,
+            **settings,
+        )
     return 0
 
 
 def _assign(options: argparse.Namespace) -> int:
     from coke.clustering.command.verbs import assign
 
-    assign(_job(options), options.file)
+    with _terminable():
+        assign(_job(options), options.file)
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, as schedulers send it, ends like Ctrl-C, so that half-written files are removed.
+
+    Under torchrun it ends at once as ever, since the others are ended too and none can be waited for.
+    """
+    if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("coke: terminated", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
