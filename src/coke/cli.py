@@ -1,7 +1,7 @@
 """The command line: few verbs, one generic ``key=value``, one line for an error.
 
 Exit codes: 0 done; 1 refused or failed, with a line on stderr; 2 a malformed command line; 128 + n stopped by
-signal n, with a checkpoint written; 141 nobody reads the output any more.
+signal n, in training with a checkpoint written; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations

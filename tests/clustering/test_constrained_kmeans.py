@@ -360,6 +360,13 @@ def test_scales_without_a_direction(scale: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ConstrainedKMeans(3, metric="cosine").fit(rows * scale)
     with pytest.raises(
-        DataError, match=r"sample_weight must be at most 1e\+15, row 0 has 1e\+200: only ratios count"
+        DataError, match=r"sample_weight must be at most 1e\+15, row 0 has 1e\+200: take a larger unit"
     ):
         ConstrainedKMeans(3).fit(rows, sample_weight=np.full(300, 1e200))
+
+
+def test_the_lowest_whole_number_has_a_direction() -> None:
+    """Its absolute value is no int8."""
+    rows = np.array([[-128, 0], [0, -128], [-128, -128]] * 4, dtype=np.int8)
+    labels = ConstrainedKMeans(3, metric="cosine", random_state=0).fit_predict(rows)
+    assert len(set(labels[:3])) == 3

@@ -153,6 +153,11 @@ def _draw(
     return Sample(rows, metric, mean if needed else None, weight, size, share)
 
 
+def _without_direction(rows: Tensor) -> Tensor:
+    """Which rows [b] are zero, or of float64 and too small to have a length."""
+    return (rows.abs() < _SMALLEST_TOP if rows.dtype == torch.float64 else rows == 0).all(1)
+
+
 def _check_pass(
     vectors: Vectors, metric: str, shift: Tensor | None, first_row: int, block_rows: int
 ) -> float:
@@ -168,9 +173,9 @@ def _check_pass(
         top = torch.maximum(low.abs(), high.abs()).amax()
         if not bool(torch.isfinite(top)):
             error = _not_finite(vectors, rows, first_row + start)
-        elif metric == COSINE and bool((tops := rows.abs().amax(1).double()).amin() < _SMALLEST_TOP):
-            row = int((tops < _SMALLEST_TOP).nonzero()[0])
-            what = "below 1e-150 throughout" if tops[row] > 0 else "all zeros"
+        elif metric == COSINE and bool((lost := _without_direction(rows)).any()):
+            row = int(lost.nonzero()[0])
+            what = "below 1e-150 throughout" if bool((rows[row] != 0).any()) else "all zeros"
             error = DataError(
                 f"row {first_row + start + row} of {vectors.name} is {what} and has no direction: leave it out for "
                 "metric='cosine'"
@@ -227,7 +232,7 @@ def as_weights(values: Any, name: str, n_rows: int, device: torch.device) -> Ten
     if n_rows and float(weights.max()) > _LARGEST_VALUE:
         raise DataError(
             f"{name} must be at most {_LARGEST_VALUE:.0e}, row {int(weights.argmax())} has {float(weights.max()):.3g}: "
-            "only ratios count, divide all by the same number"
+            "take a larger unit"
         )
     if n_rows and not bool((weights > 0).any()):
         raise DataError(f"{name} is zero for every row: nothing would count")
