@@ -162,12 +162,14 @@ def evaluate(
     except (TypeError, ValueError) as error:
         raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
     asked = data or config.data
-    columns: dict[str, Any] = {"image_column": config.image_column, "label_column": config.label_column}
+    columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
+    if any(column != getattr(Config, name) for name, column in columns.items()) and not has_columns(asked):
+        columns = {}  # other images than the run's, in a folder
     splits = open_data(
         asked,
         seed=config.seed,
         max_unreadable_share=config.max_unreadable_share,
-        **(columns if has_columns(asked) else {}),
+        **columns,
     )
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")

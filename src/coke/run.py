@@ -152,7 +152,7 @@ class Run:
 
     def clear(self) -> None:
         """Remove what a run left that ended before its first checkpoint."""
-        for file in (self.metrics_file, self.verdict_file, self.unreadable_file):
+        for file in (self.metrics_file, self.verdict_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
 

@@ -227,14 +227,14 @@ def _noise(epochs: list[dict[str, Any]]) -> Verdict | None:
     if len(agreements) < 3 or last["ln_clusters"] == 0:
         return None
     chance, n_labels = last["chance_agreement"], last["images"] * len(last["heads"])
-    luck = 3 * math.sqrt(chance / max(1 - chance, 1e-9) / max(n_labels, 1))
-    if max(agreements) > max(0.012, luck):
+    luck = max(0.012, 3 * math.sqrt(chance / max(1 - chance, 1e-9) / max(n_labels, 1)))
+    if max(agreements) > luck:
         return None
     return Verdict(
         "noise",
         False,
         f"labels are noise: {100 * last['label_agreement']:.1f} % kept from the last epoch beyond chance, where luck "
-        f"explains {100 * max(0.012, luck):.1f} %; loss {last['loss']:.2f} beside ln K {last['ln_clusters']:.2f}",
+        f"explains {100 * luck:.1f} %; loss {last['loss']:.2f} beside ln K {last['ln_clusters']:.2f}",
         "lower dual_lr first, then weaken the augmentation (views.crop, views.jitter) or lower n_clusters",
     )
 

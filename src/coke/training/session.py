@@ -113,10 +113,11 @@ class Session:
     def _list_unreadable(self, run: Run) -> None:
         splits = [images for images in (self.plan.splits.train, self.plan.splits.query) if images is not None]
         reasons = {image.key: image.reason for images in splits for image in images.unreadable}
-        run.unreadable_file.unlink(missing_ok=True)
         if reasons:
             with atomic(run.unreadable_file) as stream:
                 csv.writer(stream).writerows([("key", "reason"), *reasons.items()])
+        else:  # what another start may have left
+            run.unreadable_file.unlink(missing_ok=True)
 
     def _load(self, state: dict[str, Any]) -> None:
         try:
