@@ -155,7 +155,7 @@ def product(problem: Problem) -> Found:
     """
     import torch
 
-    from coke.clustering.scorer import CPU_PAIRS
+    from coke.bounded.scorer import CPU_PAIRS
 
     n_clusters, n_features = problem.centers.shape
     block_rows = max(CPU_PAIRS // n_clusters, 64)

@@ -23,7 +23,7 @@ import _common as common
 import _turns as turns
 from _candidates import Found, counted_passes
 from coke import ConstrainedKMeans
-from coke.clustering.sweep import default_block_rows
+from coke.bounded.sweep import default_block_rows
 
 N_ROWS, N_FEATURES, N_CLUSTERS, ITERATIONS, RATIO = 100_000_000, 128, 10_000, 5, 4
 QUICK = (5_000, 16, 25)

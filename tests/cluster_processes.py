@@ -1,4 +1,4 @@
-"""One of several processes that ``tests/clustering/test_many_processes.py`` starts, without torchrun between."""
+"""One of several processes that ``tests/bounded/test_many_processes.py`` starts, without torchrun between."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 
 import coke
+from coke.bounded.command.job import Job
+from coke.bounded.command.verbs import cluster
 from coke.cli import main
-from coke.clustering.command.job import Job
-from coke.clustering.command.verbs import cluster
 
 N, D, K = 600, 6, 12
 
@@ -337,7 +337,7 @@ def test_refusals_of_readers_are_one_line_too(
         def read(*arguments: Any, error: Exception = error, **keys: Any) -> None:
             raise error
 
-        monkeypatch.setattr("coke.clustering.command.processes.open_vectors", read)
+        monkeypatch.setattr("coke.bounded.command.processes.open_vectors", read)
         assert str(error) in refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
 
 
@@ -347,7 +347,7 @@ def test_outputs_are_checked_before_data_is_read(
     def read(*arguments: Any, **keys: Any) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("coke.clustering.command.processes.open_vectors", read)
+    monkeypatch.setattr("coke.bounded.command.processes.open_vectors", read)
     Path("there.parquet").touch()
     Path("there.safetensors").touch()
     (data / "folder").mkdir()
@@ -412,7 +412,7 @@ def test_stopped_while_it_writes(data: Path, number: str, code: int) -> None:
     Path("c.parquet").write_text("from before")
     program = """
 import os, signal, sys
-import coke.clustering.command.files as files, coke.clustering.command.verbs as verbs
+import coke.bounded.command.files as files, coke.bounded.command.verbs as verbs
 from coke.cli import main
 whole = verbs.places
 files._ROW_GROUP = 1
@@ -441,7 +441,7 @@ def test_disk_that_is_full(
     def fail(*arguments: Any, **keys: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coke.clustering.command.verbs.clustering_file", fail)
+    monkeypatch.setattr("coke.bounded.command.verbs.clustering_file", fail)
     line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
     assert "c.parquet cannot be written: [Errno 28] No space left on device" in line
     assert sorted(os.listdir(data)) == ["rows.npy"]

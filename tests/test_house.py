@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "backbones": {"errors"},
     "_timm": {"backbones"},
     "vectors": LOW,
-    "clustering": LOW | {"vectors"},
+    "method": {"errors"},
+    "bounded": LOW | {"vectors"},
     "data": LOW,
     "run": LOW,
-    "evaluation": LOW | {"clustering", "data", "run"},
+    "evaluation": LOW | {"data", "run"},
     "report": LOW | {"data", "run"},
-    "training": LOW | {"backbones", "clustering", "data", "run", "evaluation"},
-    "api": LOW | {"backbones", "clustering", "data", "run", "evaluation", "report", "training"},
-    "cluster_cli": LOW | {"clustering", "vectors"},
+    "training": LOW | {"backbones", "method", "data", "run", "evaluation"},
+    "api": LOW | {"backbones", "method", "data", "run", "evaluation", "report", "training"},
+    "cluster_cli": LOW | {"bounded", "vectors"},
     "cli": LOW | {"api", "cluster_cli", "data", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
@@ -161,7 +162,7 @@ def test_size_constrained_clustering_needs_no_images() -> None:
 import numpy
 from coke import ConstrainedKMeans, assign_balanced, check_sizes
 ConstrainedKMeans(2, min_size=1, random_state=0).fit(numpy.eye(4))
-import coke.cluster_cli, coke.clustering.command.verbs
+import coke.cluster_cli, coke.bounded.command.verbs
 import sys; print([name for name in ("lightning_fabric", "torchvision", "timm", "PIL", "tensorboard")
                    if name in sys.modules])
 """

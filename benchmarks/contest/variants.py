@@ -9,8 +9,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from coke.clustering import OnlineConstrainedKMeans
-from coke.clustering.online import argmax_rows
+from coke.method import OnlineConstrainedKMeans
+from coke.method.online import argmax_rows
 from coke.training.batches import Batch
 from coke.training.learner import Learner
 from coke.training.network import Output

@@ -12,14 +12,14 @@ from coke import _timm
 
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
-    from coke.clustering.balanced import assign_balanced
-    from coke.clustering.command.restore import load_clustering
-    from coke.clustering.dual_step import auto_dual_lr
-    from coke.clustering.estimator import ConstrainedKMeans
-    from coke.clustering.labels import LabelMemory
-    from coke.clustering.online import OnlineConstrainedKMeans
-    from coke.clustering.sizes import check_sizes
+    from coke.bounded.balanced import assign_balanced
+    from coke.bounded.command.restore import load_clustering
+    from coke.bounded.estimator import ConstrainedKMeans
+    from coke.bounded.sizes import check_sizes
     from coke.errors import CokeError
+    from coke.method.dual_step import auto_dual_lr
+    from coke.method.labels import LabelMemory
+    from coke.method.online import OnlineConstrainedKMeans
     from coke.run import Run
     from coke.training.objective import Objective
 
@@ -27,16 +27,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CokeError": "coke.errors",
-    "ConstrainedKMeans": "coke.clustering.estimator",
-    "LabelMemory": "coke.clustering.labels",
+    "ConstrainedKMeans": "coke.bounded.estimator",
+    "LabelMemory": "coke.method.labels",
     "Objective": "coke.training.objective",
-    "OnlineConstrainedKMeans": "coke.clustering.online",
+    "OnlineConstrainedKMeans": "coke.method.online",
     "Run": "coke.run",
-    "assign_balanced": "coke.clustering.balanced",
-    "auto_dual_lr": "coke.clustering.dual_step",
-    "check_sizes": "coke.clustering.sizes",
+    "assign_balanced": "coke.bounded.balanced",
+    "auto_dual_lr": "coke.method.dual_step",
+    "check_sizes": "coke.bounded.sizes",
     "evaluate": "coke.api",
-    "load_clustering": "coke.clustering.command.restore",
+    "load_clustering": "coke.bounded.command.restore",
     "pretrain": "coke.api",
 }
 __all__ = [

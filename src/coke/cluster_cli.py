@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coke.clustering.command.job import Job
+    from coke.bounded.command.job import Job
 
 _SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
@@ -108,7 +108,7 @@ def _add_out(verb: argparse.ArgumentParser) -> None:
 def _job(options: argparse.Namespace) -> Job:
     from rich.console import Console
 
-    from coke.clustering.command.job import Job
+    from coke.bounded.command.job import Job
 
     return Job(
         data=options.data,
@@ -123,7 +123,7 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from coke.clustering.command.verbs import cluster
+    from coke.bounded.command.verbs import cluster
 
     names = ("init", "n_init", "max_iter", "tol")
     settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -141,7 +141,7 @@ def _cluster(options: argparse.Namespace) -> int:
 
 
 def _assign(options: argparse.Namespace) -> int:
-    from coke.clustering.command.verbs import assign
+    from coke.bounded.command.verbs import assign
 
     with _terminable():
         assign(_job(options), options.file)

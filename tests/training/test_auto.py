@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coke.clustering.dual_step import CLIMB, LARGEST_HIT
 from coke.data.images import ImageSet
 from coke.data.sources import Pixels
 from coke.errors import BoundsError, ConfigError, DataError
+from coke.method.dual_step import CLIMB, LARGEST_HIT
 from coke.training.auto import IMAGES_PER_CLUSTER, resolve
 
 

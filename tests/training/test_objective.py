@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from coke.clustering import LabelMemory
 from coke.errors import ConfigError
+from coke.method import LabelMemory
 from coke.training.network import Output
 from coke.training.objective import Objective, Target, redundancy
 

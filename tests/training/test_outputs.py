@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import normalize
 
-from coke.clustering import OnlineConstrainedKMeans
 from coke.data.scan import scan
 from coke.data.sources import Pixels, Rows
 from coke.errors import ConfigError
+from coke.method import OnlineConstrainedKMeans
 from coke.run import Run
 from coke.training import outputs
 from coke.training.config import Config

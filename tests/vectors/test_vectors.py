@@ -313,7 +313,7 @@ def test_rows_that_are_not_there():
 
 def test_opening_loads_neither_pyarrow_nor_scipy():
     code = (
-        "import sys, numpy; from coke.vectors import open_vectors; import coke.clustering.sizes\n"
+        "import sys, numpy; from coke.vectors import open_vectors; import coke.bounded.sizes\n"
         "list(open_vectors(numpy.ones((3, 2))).blocks(2))\n"
         "print([name for name in ('pyarrow', 'scipy', 'sklearn', 'pandas') if name in sys.modules])"
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coke.clustering.metrics import Integers, whole_numbers
 from coke.errors import DataError
+from coke.evaluation.metrics import Integers, whole_numbers
 
 
 def checked_features(features: Tensor, name: str) -> Tensor:

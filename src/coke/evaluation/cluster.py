@@ -7,15 +7,15 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from coke.clustering.metrics import (
+from coke.errors import ConfigError, DataError
+from coke.evaluation.checks import checked_features, checked_labels
+from coke.evaluation.knn import unit_features
+from coke.evaluation.metrics import (
     Integers,
     adjusted_rand_index,
     clustering_accuracy,
     normalized_mutual_information,
 )
-from coke.errors import ConfigError, DataError
-from coke.evaluation.checks import checked_features, checked_labels
-from coke.evaluation.knn import unit_features
 
 
 class ClusterScores(TypedDict):

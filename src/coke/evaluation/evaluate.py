@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coke.clustering.metrics import Integers
 from coke.errors import DataError
 from coke.evaluation.checks import checked_problem
 from coke.evaluation.cluster import cluster_scores
 from coke.evaluation.knn import knn_accuracy
 from coke.evaluation.linear import linear_probe
+from coke.evaluation.metrics import Integers
 
 ENOUGH_TO_CLUSTER = 1000
 COLUMNS = {

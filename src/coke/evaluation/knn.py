@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coke.clustering.metrics import Integers
 from coke.errors import ConfigError, DataError
 from coke.evaluation.checks import checked_labels, checked_pair, checked_problem
+from coke.evaluation.metrics import Integers
 
 SCORES_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}  # float32 similarities held at a time: 32 MiB, 512 MiB
 GROUP = 64  # bank rows whose maximum is taken together when looking for the nearest

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coke.clustering.metrics import Integers
 from coke.errors import ConfigError, DataError
 from coke.evaluation.checks import checked_problem
+from coke.evaluation.metrics import Integers
 
 WEIGHT_DECAYS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)  # strong to weak, so that each fit starts from the one before
 HELD_OUT = 0.1  # share of the bank on which the strength is chosen

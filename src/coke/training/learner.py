@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.clustering import LabelMemory, OnlineConstrainedKMeans, spread_centers
+from coke.method import LabelMemory, OnlineConstrainedKMeans, spread_centers
 from coke.training.batches import Batch
 from coke.training.config import Config
 from coke.training.health import EpochFigures

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from coke.clustering.online import argmax_rows
 from coke.errors import ConfigError
+from coke.method.online import argmax_rows
 from coke.training.network import Output
 
 

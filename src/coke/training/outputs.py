@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from coke.clustering import OnlineConstrainedKMeans
 from coke.data import ImageSet
 from coke.evaluation import extract
+from coke.method import OnlineConstrainedKMeans
 from coke.run import Run, atomic
 from coke.training.config import Config
 from coke.training.network import Network, pool
