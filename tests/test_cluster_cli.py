@@ -280,14 +280,14 @@ BAD = [
     ),
     (
         ["rows.npy", "--k", "20", "--min-size", "60"],
-        "1,200, 600 too many; at most min_size=30, or n_clusters=10",
+        "1,200, 600 too many; at most min_size=30",
     ),
     (["rows.npy", "--k", "3", "--max-size", "100"], "do not fit into 3 clusters of at most 100"),
     (
         ["rows.npy", "--k", "3", "--min-size", "5", "--min-size-ratio", "0.1"],
         "min_size and min_size_ratio both",
     ),
-    (["rows.npy", "--k", "3", "--min-size-ratio", "1.5"], "min_size_ratio=1.5 cannot hold"),
+    (["rows.npy", "--k", "3", "--min-size-ratio", "1.5"], "min_size_ratio must lie in [0, 1], got 1.5"),
     (["rows.npy", "--k", "0"], "n_clusters must be a whole number, at least 1, got 0"),
     (["rows.npy", "--k", "601"], "n_clusters=601"),
     (["rows.npy"], "--k is missing"),

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from coke.bounded.size_request import number
-from coke.bounded.sizes import SizeBounds
+from coke.bounded.sizes import SizeBounds, number
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
