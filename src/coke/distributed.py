@@ -6,6 +6,9 @@ updates from them stays equal everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,9 +16,23 @@ from torch import Tensor, nn
 from coke.errors import CokeError, DataError
 
 
+_alone = False
+
+
 def active() -> bool:
-    """Whether a process group is initialised."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether a process group is initialised, and this process is not working `alone`."""
+    return not _alone and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What every process does for itself, on the same data: collectives inside are identities."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def rank() -> int:

@@ -1,12 +1,16 @@
-"""Rows to clusters within the bounds, at a cost that is certified: sweep, search, round, prove.
+"""Rows to clusters within the bounds, at the least cost: sweep, search, and again only where offers were too narrow.
 
-A sweep finds every row's best cluster under the duals at hand and lists the rows near a boundary; the dual search
-climbs over these; rounding moves the few that are left. The same table proves how far from the optimum the result
-can be. Where the table was too narrow for the duals to get where they must, the next sweep starts from there.
+A sweep under prices rho offers row i to cluster k where c_ik - rho_k <= best_i + w_k. The search sees these pairs alone.
+After it moved prices by delta, a pair that was not on offer cannot matter if w_k >= delta_k + s, where s is the most by
+which any row's own reduced cost has risen: then the result is exact, and its cost is its own lower bound, to rounding.
+Else the next sweep starts from the new prices, where almost nothing is left to do, with wider offers.
+
+Legend: N rows, K clusters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,27 +19,27 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.candidates import Array, Candidates
+from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs
-from coke.bounded.dual import off_target, search_duals, slack_term
-from coke.bounded.fill import fill, total_cost, violation
-from coke.bounded.rounding import round_to_bounds
+from coke.bounded.kernels import Array
+from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
-from coke.bounded.sweep import Focus, sweep
+from coke.bounded.sweep import Swept, sweep
 
-GAP = 1e-5  # relative, at which an assignment is good enough where nothing else is said
-NEAR_ROWS, MOST_NEAR = 2**17, 2**20  # the most that a search sees at first, and in the end
-_NEAR_PER_CLUSTER = 32  # rows that it sees at first
-LISTED = 8
-_MOST_PAIRS = 2**23  # (row, cluster) of a table, but for twice `LISTED` clusters of a row
-EXACT_PAIRS = 2**22  # rows times clusters, up to which an assignment is exact where that is asked for
-_FAR = 0.25  # of all rows: a sample, whose sizes are off by some percent, brings duals nearer than that
-_STUCK = 0.9  # of what was off, or of the gap, after a pass that saw all it can
-_ROUNDABLE = 0.003  # of all rows: with more off target another sweep is cheaper than moving them one by one
+_MOST_SWEEPS = 60  # of one assignment: offers have doubled so often that they hold every pair long before
 
 
-BringNear = Callable[[Array, int], tuple[Array, float]]
-"""From duals [K] and a number of rows: duals that nearly fit, and the margin that so many rows are within."""
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """What an assignment starts from, and leaves for the next one.
+
+    Attributes:
+        value: float64 [K], the dual of each cluster.
+        width: float64 [K], how wide offers to it are.
+    """
+
+    value: Array
+    width: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +49,25 @@ class Assignment:
     Attributes:
         labels: int32 [N] of this process's rows.
         sizes: float64 [K] of all processes' rows.
-        duals: float64 [K] that prove the bound.
+        prices: with which it ended: that prove the bound, where no later sweep was wanting.
+        needed: float64 [K], how wide offers had to be in the end.
         cost: float64 sum of all rows' exact costs.
         lower_bound: no assignment within the bounds costs less.
+        former_cost: what the labels that it began with cost.
+        n_changed: rows whose label is another than it began with.
+        n_off: rows by which sizes were off in the first sweep.
         n_sweeps: passes over the data that it took.
     """
 
-    labels: Tensor
+    labels: Array
     sizes: Array
-    duals: Array
+    prices: Prices
+    needed: Array
     cost: float
     lower_bound: float
+    former_cost: float
+    n_changed: int
+    n_off: float
     n_sweeps: int
 
     @property
@@ -85,15 +97,12 @@ def assign_within(
     costs: Costs,
     bounds: SizeBounds,
     total: float,
+    prices: Prices,
+    labels: Array,
     *,
-    duals: Array | None = None,
-    labels: Tensor | None = None,
-    reach: float = np.inf,
-    bring_near: BringNear | None = None,
-    gap: float = GAP,
-    max_sweeps: int = 12,
-    near_rows: int | None = None,
-    n_listed: int = LISTED,
+    heaviest: float = 0.0,
+    sums: CenterSums | None = None,
+    take: Callable[[Array], Tensor] | None = None,
     block_rows: int | None = None,
 ) -> Assignment:
     """Assign all rows (of all processes) within the bounds.
@@ -102,89 +111,81 @@ def assign_within(
         costs: of this process's rows.
         bounds: sizes of clusters; feasible ones (see `resolve_bounds`).
         total: N of all processes, or the sum of all size weights.
-        duals: [K] to start from; default 0.
-        labels: int32 [N] to write to; default: new.
-        reach: how far from a boundary to look first; infinite: as far as ``near_rows`` allow.
-        bring_near: what to ask for duals when those at hand are too far off for the rows listed.
-        gap: relative gap at which to stop; 0 is exact, at once where rows times clusters are 4 million or fewer.
-        max_sweeps: passes over the data, at most.
-        near_rows, n_listed: how many rows the search may see at first, and how many clusters of each.
+        prices: to start from; they may be far from fitting.
+        labels: int32 [N], the clusters that rows are in, or -1; changed.
+        heaviest: the largest size weight, by which a size may miss its bound; 0 where every row counts for 1.
+        sums: of the rows of every cluster by ``labels``, kept in step; ``take`` gives rows by number.
         block_rows: rows of a block; any gives the same labels.
     """
-    duals = np.zeros(costs.n_clusters) if duals is None else duals
-    if labels is None:
-        labels = torch.full((costs.n_rows,), -1, dtype=torch.int32, device=costs.device)
+    before, former_cost, n_off, lower_bound = labels.copy(), 0.0, 0.0, -np.inf
+    lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
+    value, width = prices.value.copy(), prices.width.copy()
     if is_free(bounds, total):
-        swept = sweep(costs, np.zeros_like(duals), labels, Focus(0.0, 0, certify=True), block_rows=block_rows)
-        return Assignment(labels, swept.sizes, np.zeros_like(duals), swept.cost, swept.cost, 1)
-    n_total = int(distributed.sum_over_processes(torch.tensor(costs.n_rows)))
-    least_near = min(max(_NEAR_PER_CLUSTER * costs.n_clusters, 2**12), NEAR_ROWS)
-    near_rows = near_rows or min(max(least_near, n_total // 16), NEAR_ROWS)
-    exact = gap == 0 and costs.size_weight is None and n_total * costs.n_clusters <= EXACT_PAIRS
-    if exact:
-        near_rows, n_listed, reach = n_total, costs.n_clusters, np.inf
-    lower_bound, previous, best_duals, former_off = -np.inf, np.inf, duals, np.inf
-    for n_sweeps in range(1, max_sweeps + 1):
-        swept = sweep(
-            costs, duals, labels, Focus(reach, n_listed, near_rows, certify=True), block_rows=block_rows
-        )
-        table = swept.table
-        raised, choice = search_duals(table, bounds, duals)
-        off = off_target(choice.sizes, raised, bounds)
-        near_enough = off <= _ROUNDABLE * total
-        exhausted = near_rows >= min(MOST_NEAR, n_total)
-        stuck = exhausted and off > _STUCK * former_off
-        last, former_off = n_sweeps == max_sweeps or exact or stuck, off
-        column, proof = choice.column, raised
-        if costs.size_weight is None and (last or near_enough):
-            column, proof = round_to_bounds(table, bounds, raised)
-        tried = (proof, raised, duals)  # the first of equals stays
-        proven_at = [bound_at(table, bounds, at) for at in tried]
-        here = tried[int(np.argmax(proven_at))]
-        if max(proven_at) >= lower_bound - 1e-12 * abs(lower_bound):
-            best_duals, lower_bound = here, max(lower_bound, *proven_at)
-        where, now = kept_labels(table, column, costs.first_row, labels)
-        labels[where] = now
-        each = np.arange(len(table.rows))
-        cost = table.settled_cost + float(table.costs[column, each].sum())
-        sizes = table.settled_sizes + np.bincount(table.labels[column, each], table.weights, costs.n_clusters)
-        outside = bool(violation(sizes, bounds).any())
-        # a larger table may lead into the bounds where rows have no weights; else `fill` alone can
-        leads_on = outside and costs.size_weight is None and not exhausted
-        if last or (near_enough and not leads_on):
-            if outside:
-                sizes = fill(costs, bounds, labels, sizes, block_rows=block_rows)
-                cost = total_cost(costs, labels, block_rows=block_rows)
-            proven = relative_gap(cost, lower_bound)
-            if last or proven <= gap or (exhausted and proven > _STUCK * previous):
-                break
-            previous = proven
-        near_rows = int(min(max(4 * len(table.rows), 8 * off), n_total, MOST_NEAR))
-        n_listed = min(2 * n_listed, costs.n_clusters, max(2 * LISTED, _MOST_PAIRS // near_rows))
-        duals, reach = here, next_reach(table.choose(here).margin, table.settled_margin, near_rows)
-        if near_rows >= n_total:
-            reach = np.inf
-        if off > _FAR * total and bring_near is not None:
-            duals, reach = bring_near(raised, near_rows)
-    return Assignment(labels, sizes, best_duals, cost, lower_bound, n_sweeps)
+        value, width = np.zeros_like(value), np.zeros_like(width)
+    for n_sweeps in range(1, _MOST_SWEEPS + 1):
+        swept = sweep(costs, value, width, labels, sums=sums, block_rows=block_rows)
+        if n_sweeps == 1:
+            former_cost, n_off = swept.former_cost, _off(swept.held, lower, upper)
+        first_at, moved = swept.offers.at.copy(), value.copy()
+        sizes = Sizes(swept.held.copy(), lower, upper)
+        wanting, _ = move_rows(swept.offers, sizes, moved, width, 0.0, heaviest == 0)
+        if heaviest > 0 and _off(sizes.held, lower - heaviest, upper + heaviest) > 0:
+            move_rows(swept.offers, sizes, moved, width, heaviest, False)
+        _follow(swept, first_at, labels, costs, sums, take)
+        gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
+        cost = swept.cost + math.fsum(gained[gained != 0].tolist())
+        needed = moved - value + _risen(swept, first_at, moved, value)
+        short = (needed > width) | wanting
+        proven = (value, swept.cost, swept.held) if short.any() else (moved, cost, sizes.held)
+        lower_bound = max(lower_bound, _bound(*proven, lower, upper, costs.rounding))
+        value = moved
+        if not short.any():
+            break
+        scale = abs(cost) / total * 2.0 ** (n_sweeps - 20)
+        width = np.where(short, np.maximum.reduce([2 * width, 1.5 * needed, np.full_like(width, scale)]), width)
+    n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
+    return Assignment(
+        labels, sizes.held, Prices(value, width), needed, cost, lower_bound, former_cost, int(n_changed), n_off, n_sweeps
+    )
 
 
-def next_reach(margin: Array, settled_margin: float, near_rows: int) -> float:
-    """The margin that about ``near_rows`` rows will be within, from the margins [M] of those listed now."""
-    n_listed = len(margin)
-    if near_rows < n_listed:
-        return float(np.partition(margin, near_rows)[near_rows])
-    return settled_margin * near_rows / max(n_listed, 1)
+def _off(held: Array, lower: Array, upper: Array) -> float:
+    """Rows that are missing or too many."""
+    return float(np.maximum(lower - held, 0).sum() + np.maximum(held - upper, 0).sum())
 
 
-def bound_at(table: Candidates, bounds: SizeBounds, duals: Array) -> float:
-    """The certified dual bound at ``duals``, from a table of a sweep that summed the costs."""
-    return table.settled_cost + table.reduced_cost(table.choose(duals), duals) + slack_term(duals, bounds)
+def _risen(swept: Swept, first_at: Array, prices: Array, former: Array) -> float:
+    """The most by which a row's reduced cost has risen, per unit of size."""
+    offers = swept.offers
+    own = offers.cost[offers.at] - offers.weight * prices[offers.cluster[offers.at]]
+    first = offers.cost[first_at] - offers.weight * former[offers.cluster[first_at]]
+    of_listed = ((own - first) / offers.weight).max(initial=-np.inf)
+    n_listed = np.bincount(offers.cluster[first_at], minlength=len(prices))
+    others = np.where(swept.n_rows > n_listed, former - prices, -np.inf)
+    return float(max(of_listed, others.max()))
 
 
-def kept_labels(table: Candidates, column: Array, first_row: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of this process's rows ``labels`` [n] the table keeps, and the clusters chosen for them."""
-    local = (table.rows >= first_row) & (table.rows < first_row + len(labels))
-    clusters = table.labels[column, np.arange(len(table.rows))][local]
-    where = torch.from_numpy(table.rows[local] - first_row)
-    return where.to(labels.device), torch.from_numpy(clusters).to(labels.device, labels.dtype)
+def _bound(prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float) -> float:
+    """The dual bound at ``prices``, under which every row is at its best: rounded down, so never above the optimum."""
+    raised, lowered = np.maximum(prices, 0), np.maximum(-prices, 0)
+    terms = [cost, *(-prices * held).tolist(), *(lower * raised).tolist(), *(-upper * lowered).tolist()]
+    error = rounding * abs(cost) + 2.0**-51 * math.fsum(map(abs, terms))
+    return math.fsum(terms) - error
+
+
+def _follow(
+    swept: Swept,
+    first_at: Array,
+    labels: Array,
+    costs: Costs,
+    sums: CenterSums | None,
+    take: Callable[[Array], Tensor] | None,
+) -> None:
+    """Write where the search has put rows to this process's labels, and to the sums."""
+    moved = np.flatnonzero(swept.offers.at != first_at)
+    rows = swept.rows[moved] - costs.first_row
+    own = (rows >= 0) & (rows < costs.n_rows)
+    rows, now = rows[own], swept.offers.cluster[swept.offers.at[moved[own]]]
+    if sums is not None and take is not None and len(rows):
+        sums.move(take(rows), rows, labels[rows], now)
+    labels[rows] = now

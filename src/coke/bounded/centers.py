@@ -11,12 +11,16 @@ Legend: N rows, D features, K clusters, n rows of a call.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.costs import COSINE, CostBlock, DistanceBlock, unit_rows
+from coke.bounded.costs import COSINE, as_floats
+from coke.bounded.kernels import Array, add_changed
 
 
 class CenterSums:
@@ -26,17 +30,17 @@ class CenterSums:
         n_clusters, n_features: K and D.
         total: N of all processes.
         largest: the largest absolute value of any row, after the shift (1 for cosine).
-        heaviest: the largest sample weight.
+        weight, heaviest: float64 [N] of this process or None for 1, and the largest of all.
         metric, shift: as in `DistanceCosts`.
         device: of the rows.
 
     Example:
         >>> sums = CenterSums(2, 1, total=4, largest=8.0)
-        >>> rows, clusters = torch.tensor([[1.0], [3.0], [8.0]]), torch.tensor([0, 0, 1])
-        >>> sums.add(rows, None, clusters)
-        >>> centers, weights, gain = sums.centers(torch.zeros(2, 1).double())
-        >>> centers.tolist(), weights.tolist(), gain.tolist()
-        ([[2.0], [8.0]], [2.0, 1.0], [4.0, 64.0])
+        >>> rows, clusters = torch.tensor([[1.0], [3.0], [8.0]]), np.array([0, 0, 1])
+        >>> sums.move(rows, np.arange(3), np.full(3, -1), clusters)
+        >>> centers, weights = sums.centers(torch.zeros(2, 1).double())
+        >>> centers.tolist(), weights.tolist()
+        ([[2.0], [8.0]], [2.0, 1.0])
     """
 
     def __init__(
@@ -46,65 +50,88 @@ class CenterSums:
         *,
         total: int,
         largest: float,
+        weight: Tensor | None = None,
         heaviest: float = 1.0,
         metric: str = "euclidean",
         shift: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.metric, self.shift = metric, shift
+        self.metric, self.shift, self.weight = metric, shift, weight
+        self._parts: list[tuple[Array, Array]] = []
         self.grid = _grid(largest * heaviest * total)
         self.weight_grid = _grid(heaviest * total)
         self.sums = torch.zeros(n_clusters, n_features, dtype=torch.float64, device=device)
         self.weights = torch.zeros(n_clusters, dtype=torch.float64, device=device)
 
-    def add(
-        self, rows: Tensor, weights: Tensor | None, clusters: Tensor, former: Tensor | None = None
-    ) -> None:
-        """Put rows [n, D] of given weights [n] into clusters [n], and take them from their former ones [n].
+    def adder(self, alone: Lock) -> Callable[[int, Tensor, Array, Array], None]:
+        """What one thread tells of its blocks: first row, rows [b, D], their clusters before (or -1) and now, [b].
 
-        former: -1 where a row was nowhere before.
+        On a CPU every thread has sums of its own, since what is added is exact; `centers` puts them together.
         """
-        values = unit_rows(rows) if self.metric == COSINE else rows.to(torch.float64, copy=True)
+        if self.sums.device.type != "cpu":
+
+            def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
+                with alone:
+                    changed = np.flatnonzero(former != now)
+                    at = torch.from_numpy(changed).to(rows.device)
+                    self.move(rows[at], start + changed, former[changed], now[changed])
+
+            return add
+        sums, weights = np.zeros(self.sums.shape), np.zeros(len(self.sums))
+        with alone:
+            self._parts.append((sums, weights))
+        shift = np.zeros(sums.shape[1]) if self.shift is None else self.shift.numpy()
+
+        def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
+            exact = as_floats(rows)
+            own = np.ones(len(rows)) if self.weight is None else self.weight[start : start + len(rows)].numpy()
+            factors = self._factors(exact).numpy()
+            add_changed(exact.numpy(), factors, shift, own, self.grid, self.weight_grid, former, now, sums, weights)
+
+        return add
+
+    def move(self, rows: Tensor, numbers: Array, former: Array, now: Array) -> None:
+        """Put rows [n, D] of these numbers into clusters ``now`` [n], and take them from their ``former`` ones [n]."""
+        add = torch.from_numpy(now).to(rows.device).long()
+        take = torch.from_numpy(former).to(rows.device).long()
+        exact = rows.double() * self._factors(rows)[:, None]
         if self.shift is not None:
-            values.sub_(self.shift)
-        if weights is not None:
-            values.mul_(weights[:, None])
-        values.div_(self.grid).round_().mul_(self.grid)
-        masses = torch.ones_like(values[:, 0]) if weights is None else weights
+            exact.sub_(self.shift)
+        masses = torch.ones_like(exact[:, 0])
+        if self.weight is not None:
+            masses = self.weight[torch.from_numpy(numbers).to(rows.device)]
+            exact.mul_(masses[:, None])
+        exact.div_(self.grid).round_().mul_(self.grid)
         masses = (masses / self.weight_grid).round_().mul_(self.weight_grid)
-        self.sums.index_add_(0, clusters, values)
-        self.weights.index_add_(0, clusters, masses)
-        if former is not None and bool((had := former >= 0).any()):
-            if not bool(had.all()):
-                values, masses, former = values[had], masses[had], former[had]
-            self.sums.index_add_(0, former, values, alpha=-1)
-            self.weights.index_add_(0, former, masses, alpha=-1)
+        self.sums.index_add_(0, add, exact)
+        self.weights.index_add_(0, add, masses)
+        had = take >= 0
+        self.sums.index_add_(0, take[had], exact[had], alpha=-1)
+        self.weights.index_add_(0, take[had], masses[had], alpha=-1)
 
-    def moved(self, block: CostBlock, changed: Tensor, former: Tensor, now: Tensor) -> None:
-        """What `sweep` calls for the rows of a block whose label has changed."""
-        assert isinstance(block, DistanceBlock)
-        weights = None if block.weights is None else block.weights[changed]
-        self.add(block.rows[changed], weights, now, former)
+    def _factors(self, rows: Tensor) -> Tensor:
+        if self.metric != COSINE:
+            return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
 
-    def centers(self, former: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """New centers [K, D], the weights [K] of all processes' rows, and what a row gains by the move, [K].
+    def centers(self, former: Tensor) -> tuple[Tensor, Tensor]:
+        """New centers [K, D], and the weights [K] of all processes' rows.
 
-        Centers are means, or their directions for cosine; an empty cluster keeps its former one. The gain is
-        the fall in cost of a cluster's rows per unit of weight, which for a mean is its squared move.
+        Centers are means, or their directions for cosine; an empty cluster keeps its former one.
         """
+        for sums, weights in self._parts:
+            self.sums += torch.from_numpy(sums)
+            self.weights += torch.from_numpy(weights)
+        self._parts.clear()
         totals = distributed.sum_over_processes(torch.cat([self.sums, self.weights[:, None]], dim=1))
         weights = totals[:, -1]
-        means = totals[:, :-1] / weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        moved = totals[:, :-1] / weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         if self.shift is not None:
-            means = means + self.shift
-        moved = means
+            moved = moved + self.shift
         if self.metric == COSINE:
-            length = torch.linalg.vector_norm(means, dim=1, keepdim=True)
-            moved = torch.where(length > 1e-12, means / length.clamp_min(1e-12), former)
-        moved = torch.where(weights[:, None] > 0, moved, former)
-        move = moved - former
-        gain = (move * (means if self.metric == COSINE else move)).sum(1)
-        return moved, weights, torch.where(weights > 0, gain, 0.0)
+            length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+            moved = torch.where(length > 1e-12, moved / length.clamp_min(1e-12), former)
+        return torch.where(weights[:, None] > 0, moved, former), weights
 
 
 def _grid(largest_sum: float) -> float:

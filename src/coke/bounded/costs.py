@@ -1,100 +1,82 @@
-"""What it costs to put a row into a cluster, block by block: roughly for all pairs, exactly for a few.
+"""What it costs to put a row into a cluster, and which clusters a row may be offered to, block by block.
 
-All N x K pairs go through one float32 product, whose last digits depend on how rows are cut into blocks. So a
-rough score comes with a bound on its error, and whoever decides something closer than that asks for the exact
-cost: float64, pair by pair, in an order that no block changes. Decisions are then the same for every block size
-and number of processes.
+All N x K pairs go through one float32 product, whose last digits depend on how rows are cut into blocks. So a score
+comes with a bound on its error and only says which pairs are looked at; what is decided, and every cost that leaves
+here, is float64, pair by pair, in an order that no block changes (`coke.bounded.kernels`; on other devices torch).
 
 Costs are squared Euclidean distances, or 1 - cosine = half the squared distance of unit vectors.
-Legend: N rows, D features, K clusters, b rows of a block, P pairs.
+Legend: N rows, D features, K clusters, b rows of a block.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from coke.bounded import kernels
+from coke.bounded.kernels import CHUNK, Array, Found
 from coke.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
-_EXACT_VALUES = {True: 2**19, False: 2**26}  # at a time, by whether it is a CPU, whose cache they should fit
-_LARGEST = 2.0**126  # in float32, with room for a difference
 _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
-_EVERY = slice(None)
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
-
-
-@dataclass(frozen=True, eq=False)
-class Lift:
-    """Duals as scores take them, made once for all blocks.
-
-    Attributes:
-        duals: float64 [K].
-        bias: float32 [K] that the scores of every row get.
-        highest: the largest absolute dual, times the largest size weight.
-    """
-
-    duals: Tensor
-    bias: Tensor
-    highest: float
-
-
-class CostBlock(ABC):
-    """Rows ``start`` ... ``start + len - 1`` of a process and their costs."""
-
-    start: int
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
-        """Write minus the reduced costs of some rows, but for a constant of each row, to ``out`` [rows, K]."""
-
-    @abstractmethod
-    def tolerance(self, lift: Lift) -> Tensor:
-        """What each row's scores are off by at most: float32 [b]."""
-
-    @abstractmethod
-    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
-        """Costs, float64 [P], of pairs (row of the block, cluster): weighted, not reduced."""
-
-    def size_weights(self, rows: Tensor) -> Tensor | float:
-        """What rows [P] of the block count for in a size: 1, or float64 [P]."""
-        return 1.0
+_CPU_PAIRS, _DEVICE_PAIRS = 2**20, 2**27  # scores of a block: what a cache holds, what a device is busy with
+_DEVICE_VALUES = 2**26  # float64 values that exact costs take at a time on a device
 
 
 class Costs(ABC):
-    """Costs of a process's rows for every cluster."""
+    """Costs of a process's rows for every cluster.
+
+    Attributes:
+        n_rows, n_clusters: N of this process, and K.
+        device: where the rows are worked on.
+        first_row: number of the process's first row among all rows.
+        size_weight: float64 [N], what a row counts for in a size, or None for 1.
+    """
 
     n_rows: int
     n_clusters: int
-    n_features: int
-    """Values that a row takes in memory."""
     device: torch.device
     first_row: int = 0
-    """Number of the process's first row among all rows."""
     size_weight: Tensor | None = None
-    """float64 [N] that sizes add up, or None for 1."""
+    rounding: float = 0.0
+    """By how much a cost may be off, relative to itself: float64 sums of D terms."""
 
-    def lift(self, duals: Tensor) -> Lift:
-        """What `CostBlock.scores` takes for duals, float64 [K]."""
-        highest = float(duals.abs().max())
-        if self.size_weight is not None:
-            highest *= float(self.size_weight.max())
-        return Lift(duals, self._bias(duals).float(), highest)
-
-    def _bias(self, duals: Tensor) -> Tensor:
-        return duals
+    def block_rows(self) -> int:
+        """Rows of a block: as many as scores of them stay close to the processor."""
+        pairs = _CPU_PAIRS if self.device.type == "cpu" else _DEVICE_PAIRS
+        return int(min(max(2 ** int(np.log2(max(pairs // self.n_clusters, 1))), 128), 2**14))
 
     @abstractmethod
-    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
-        """All rows in order."""
+    def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """All rows in order, as (index of the first, rows)."""
+
+    @abstractmethod
+    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
+        """What one thread looks at blocks with, under prices [K], for offers as wide as ``widths`` [K]."""
+
+    @abstractmethod
+    def some(self, count: int) -> tuple[Array, Array]:
+        """Costs of at most ``count`` rows spread over all, about [count, K], and what these rows count for in a size."""
+
+    def sizes(self, start: int, count: int) -> Array:
+        """What rows ``start`` ... count for in a size: float64 [count]."""
+        if self.size_weight is None:
+            return np.ones(count)
+        return self.size_weight[start : start + count].cpu().numpy()
+
+
+class Look(ABC):
+    """Finds the best cluster of a block's rows, and their offers; keeps buffers of its own."""
+
+    @abstractmethod
+    def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
+        """Of rows ``start`` ..., with the clusters ``label`` int32 [b] they are in; in parts, in order."""
 
 
 class DistanceCosts(Costs):
@@ -120,87 +102,125 @@ class DistanceCosts(Costs):
     ) -> None:
         self.vectors, self.centers, self.metric, self.shift = vectors, centers, metric, shift
         self.sample_weight, self.size_weight = sample_weight, size_weight
-        self.n_rows, self.n_features = vectors.n_rows, vectors.n_features
-        self.n_clusters, self.device = len(centers), vectors.device
+        self.n_rows, self.n_clusters, self.device = vectors.n_rows, len(centers), vectors.device
         self.scale = 0.5 if metric == COSINE else 1.0
         moved = centers if shift is None else centers - shift
-        self.columns = (2 * self.scale * moved).float().t().contiguous()
-        self.squares = self.scale * moved.square().sum(1)
-        self.longest = float(moved.square().sum(1).max().sqrt()) if len(moved) else 0.0
+        self.columns = (2 * moved).float().t().contiguous()
+        self.squares = moved.square().sum(1)
+        self.longest = float(self.squares.max().sqrt())
         precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
         self.unit = _UNIT_ROUNDING[precision]
+        self.rounding = (vectors.n_features + 8) * 2.0**-53
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether rows differ in what a dual or a distance counts for."""
-        return self.sample_weight is not None or self.size_weight is not None
+    def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """See `Costs`."""
+        return self.vectors.blocks(block_rows)
 
-    def _bias(self, duals: Tensor) -> Tensor:
-        return -self.squares if self.is_weighted else duals - self.squares
+    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
+        """See `Costs`."""
+        kind = _DistancesHere if self.device.type == "cpu" else _DistancesElsewhere
+        return kind(self, prices, widths, block_rows)
 
-    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
-        """All rows in order."""
-        for start, rows in self.vectors.blocks(block_rows):
-            yield DistanceBlock(self, start, rows)
+    def some(self, count: int) -> tuple[Array, Array]:
+        """See `Costs`."""
+        chosen = np.arange(0, self.n_rows, -(-self.n_rows // count))
+        rows = self.vectors.take(chosen).double()
+        rows = rows * self.factors(rows)[:, None]
+        cost = self.scale * torch.cdist(rows, self.centers).square().cpu().numpy()
+        return cost * self.weights(0, self.n_rows)[chosen, None], self.sizes(0, self.n_rows)[chosen]
+
+    def weights(self, start: int, count: int) -> Array:
+        """What costs of rows ``start`` ... are multiplied by: float64 [count]."""
+        if self.sample_weight is None:
+            return np.ones(count)
+        return self.sample_weight[start : start + count].cpu().numpy()
+
+    def factors(self, rows: Tensor) -> Tensor:
+        """What rows [b, D] are multiplied by, float64 [b]: 1 over their length for cosine."""
+        if self.metric != COSINE:
+            return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
+
+    def errors(self, rough: Tensor, factors: Tensor, weights: Tensor, sizes: Tensor, highest: float) -> Tensor:
+        """By how much a reduced cost may be off at most, float32 [b], where float32 rows [b, D] are multiplied.
+
+        highest: the largest absolute price.
+        """
+        n_terms = rough.shape[1] + 8
+        length = torch.linalg.vector_norm(rough, dim=1).double() * factors
+        bound = weights * self.scale * self.longest * (2 * n_terms * length + 8 * self.longest)
+        bound = bound + 8 * highest * sizes + _UNDERFLOW * n_terms * (1 + length)
+        return (self.unit * bound).float()
 
 
-class DistanceBlock(CostBlock):
-    """A block of vectors, normalised where the metric asks for it."""
+class _DistancesHere(Look):
+    """By the compiled kernels, on this thread."""
 
-    def __init__(self, costs: DistanceCosts, start: int, rows: Tensor) -> None:
-        self.costs, self.start, self.rows = costs, start, rows
-        self.weights = None
-        if costs.sample_weight is not None:
-            self.weights = costs.sample_weight[start : start + len(rows)]
+    def __init__(self, costs: DistanceCosts, prices: Array, widths: Array, block_rows: int) -> None:
+        n_clusters = costs.n_clusters
+        self.costs, self.prices, self.widths = costs, prices, widths
+        self.scores = torch.zeros(block_rows, -(-n_clusters // CHUNK) * CHUNK)
+        self.squares, self.centers = costs.squares.numpy(), costs.centers.contiguous().numpy()
+        self.found = _room(block_rows, n_clusters)
+        self.highest = float(np.abs(prices - prices.mean()).max())
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
+        """See `Look`."""
+        costs, count = self.costs, len(rows)
+        exact = rows if rows.dtype in (torch.float32, torch.float64) else as_floats(rows)
+        rough = exact if costs.shift is None else exact - costs.shift
+        rough = rough.float()
+        factors = costs.factors(exact)
+        weights, sizes = costs.weights(start, count), costs.sizes(start, count)
+        errors = costs.errors(rough, factors, torch.from_numpy(weights), torch.from_numpy(sizes), self.highest)
+        torch.mm(rough, costs.columns, out=self.scores[:count, : costs.n_clusters])
+        arrays = (self.scores[:count].numpy(), exact.numpy(), factors.numpy(), weights, sizes, errors.numpy())
+        done = 0
+        while done < count:
+            scores, values, factor, weight, size, error = (array[done:] for array in arrays)
+            found = _part(self.found, label[done:])
+            n_listed, n_rows = kernels.offers_by_distance(
+                scores, values, factor, self.centers, costs.scale, self.squares, self.prices, self.widths, weight,
+                size, error, found,
+            )  # fmt: skip
+            yield _used(found, n_listed, n_rows)
+            done += n_rows
 
-    @cached_property
-    def rough(self) -> Tensor:
-        """What the product takes: float32 [b, D], normalised or shifted."""
-        rows = self.rows
-        if self.costs.metric == COSINE:
-            rows = unit_rows(rows)
-        elif self.costs.shift is not None:
-            rows = rows.double() - self.costs.shift
-        return rows.float()
 
-    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
-        """See `CostBlock`."""
-        costs = self.costs
-        torch.addmm(lift.bias, self.rough[rows], costs.columns, out=out)
-        if self.weights is not None:
-            out.mul_(self.weights[rows].float()[:, None])
-        if costs.size_weight is not None:
-            sizes = costs.size_weight[self.start : self.start + len(self)][rows]
-            out.addcmul_(sizes.float()[:, None], lift.duals.float())
-        elif costs.is_weighted:
-            out.add_(lift.duals.float())
+class _DistancesElsewhere(Look):
+    """By torch, on the rows' device; what is found comes to this one."""
 
-    def tolerance(self, lift: Lift) -> Tensor:
-        """See `CostBlock`."""
-        costs = self.costs
-        length = torch.linalg.vector_norm(self.rough, dim=1)
-        n_terms = self.rough.shape[1] + 8
-        bound = 2 * costs.scale * n_terms * costs.longest * length + 8 * costs.scale * costs.longest**2
-        if self.weights is not None:
-            bound = bound * self.weights.float()
-        return costs.unit * (bound + 8 * lift.highest + _UNDERFLOW * n_terms * (1 + length))
+    def __init__(self, costs: DistanceCosts, prices: Array, widths: Array, block_rows: int) -> None:
+        self.costs = costs
+        self.prices, self.widths = (torch.from_numpy(values).to(costs.device) for values in (prices, widths))
+        self.highest = float(np.abs(prices - prices.mean()).max())
 
-    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
-        """See `CostBlock`."""
-        step = max(1, _EXACT_VALUES[self.rows.device.type == "cpu"] // self.rows.shape[1])
-        parts = [
-            exact_costs(self.rows[some], self.costs.centers[goals], self.costs.metric)
-            for some, goals in zip(rows.split(step), clusters.split(step), strict=True)
-        ]
-        costs = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return costs if self.weights is None else costs * self.weights[rows]
-
-    def size_weights(self, rows: Tensor) -> Tensor | float:
-        """See `CostBlock`."""
-        return 1.0 if self.costs.size_weight is None else self.costs.size_weight[self.start + rows]
+    def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
+        """See `Look`."""
+        costs, device, count = self.costs, self.costs.device, len(rows)
+        exact = as_floats(rows)
+        rough = (exact if costs.shift is None else exact - costs.shift).float()
+        factors = costs.factors(exact)
+        weights = torch.from_numpy(costs.weights(start, count)).to(device)
+        sizes = torch.from_numpy(costs.sizes(start, count)).to(device)
+        errors = costs.errors(rough, factors, weights, sizes, self.highest)
+        prices = (self.prices - self.prices.mean()).float()
+        product = rough @ costs.columns
+        reduced = costs.squares.float() - product.mul_(factors.float()[:, None])
+        reduced.mul_((costs.scale * weights).float()[:, None]).sub_(sizes.float()[:, None] * prices)
+        bar = reduced.amin(1) + 2 * errors
+        near = reduced - sizes.float()[:, None] * self.widths.float() <= bar[:, None]
+        former = torch.from_numpy(label).to(device).long()
+        known = (former >= 0).nonzero()[:, 0]
+        near[known, former[known]] = True
+        row, cluster = near.nonzero(as_tuple=True)
+        cost = torch.cat(
+            [
+                ((exact[i].double() * factors[i, None]) - costs.centers[k]).square_().sum(1)
+                for i, k in zip(*(part.split(max(1, _DEVICE_VALUES // rows.shape[1])) for part in (row, cluster)), strict=True)
+            ]
+        ) * (costs.scale * weights[row])
+        yield _settled(row, cluster, cost, former, sizes, self.prices, self.widths)
 
 
 class MatrixCosts(Costs):
@@ -209,45 +229,87 @@ class MatrixCosts(Costs):
     def __init__(self, cost: Tensor, size_weight: Tensor | None = None) -> None:
         self.cost, self.size_weight = cost, size_weight
         self.n_rows, self.n_clusters = cost.shape
-        self.n_features = self.n_clusters
-        self.device = cost.device
+        self.device = torch.device("cpu")
 
-    def blocks(self, block_rows: int) -> Iterator[CostBlock]:
-        """All rows in order."""
+    def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """See `Costs`."""
         for start in range(0, self.n_rows, block_rows):
-            yield MatrixBlock(self, start, self.cost[start : start + block_rows])
+            yield start, self.cost[start : start + block_rows].cpu().double()
+
+    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
+        """See `Costs`."""
+        return _Given(self, prices, widths, block_rows)
+
+    def some(self, count: int) -> tuple[Array, Array]:
+        """See `Costs`."""
+        step = -(-self.n_rows // count)
+        return self.cost[::step].cpu().double().numpy(), self.sizes(0, self.n_rows)[::step]
 
 
-class MatrixBlock(CostBlock):
-    """Some rows of a cost matrix."""
+class _Given(Look):
+    def __init__(self, costs: MatrixCosts, prices: Array, widths: Array, block_rows: int) -> None:
+        self.costs, self.prices, self.widths = costs, prices, widths
+        self.found = _room(block_rows, costs.n_clusters)
 
-    def __init__(self, costs: MatrixCosts, start: int, cost: Tensor) -> None:
-        self.costs, self.start, self.cost = costs, start, cost
+    def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
+        """See `Look`."""
+        cost, done = rows.contiguous().numpy(), 0
+        while done < len(rows):
+            found = _part(self.found, label[done:])
+            sizes = self.costs.sizes(start + done, len(rows) - done)
+            n_listed, n_rows = kernels.offers_by_cost(cost[done:], self.prices, self.widths, sizes, found)
+            yield _used(found, n_listed, n_rows)
+            done += n_rows
 
-    def __len__(self) -> int:
-        return len(self.cost)
 
-    def scores(self, lift: Lift, out: Tensor, rows: slice = _EVERY) -> None:
-        """See `CostBlock`."""
-        out.copy_((self._raised(lift, rows) - self.cost[rows]).clamp_(-_LARGEST, _LARGEST))
+def _room(block_rows: int, n_clusters: int) -> Found:
+    """Buffers for a block: of its offers as many as are likely, though at least those of two rows."""
+    most = max(min(block_rows * n_clusters, 2**22), 2 * n_clusters)
+    numbers = (np.int32, np.float64, np.float64, np.int32)
+    return Found(*(np.empty(block_rows, kind) for kind in numbers), np.empty(most, np.int32), np.empty(most))
 
-    def _raised(self, lift: Lift, rows: slice) -> Tensor:
-        if self.costs.size_weight is None:
-            return lift.duals[None, :]
-        return lift.duals * self.costs.size_weight[self.start : self.start + len(self.cost)][rows, None]
 
-    def tolerance(self, lift: Lift) -> Tensor:
-        """See `CostBlock`."""
-        size = self.cost.abs().amax(1).double() + self._raised(lift, _EVERY).abs().amax(1)
-        return torch.where(size < _LARGEST, 2.0**-22 * size, torch.inf).float()
+def _part(room: Found, label: Array) -> Found:
+    """The buffers for so many rows, with the clusters they are in."""
+    found = Found(*(values[: len(label)] for values in room[:4]), room.cluster, room.offer)
+    found.label[:] = label
+    return found
 
-    def exact(self, rows: Tensor, clusters: Tensor) -> Tensor:
-        """See `CostBlock`."""
-        return self.cost[rows, clusters].double()
 
-    def size_weights(self, rows: Tensor) -> Tensor | float:
-        """See `CostBlock`."""
-        return 1.0 if self.costs.size_weight is None else self.costs.size_weight[self.start + rows]
+def _used(found: Found, n_listed: int, n_rows: int) -> Found:
+    return Found(*(values[:n_rows] for values in found[:4]), found.cluster[:n_listed], found.offer[:n_listed])
+
+
+def _settled(
+    row: Tensor, cluster: Tensor, cost: Tensor, former: Tensor, sizes: Tensor, prices: Tensor, widths: Tensor
+) -> Found:
+    """What the kernels make of exact costs of listed pairs (in order of rows, then clusters), in torch."""
+    count = len(former)
+    reduced = cost - sizes[row] * prices[cluster]
+    best = torch.full_like(sizes, torch.inf).scatter_reduce_(0, row, reduced, "amin")
+    ties, place = reduced == best[row], torch.arange(len(row), device=row.device)
+    order = torch.where(cluster == former[row], -1, place)  # of equals the cluster it is in, else the lowest
+    chosen = torch.full_like(former, len(row)).scatter_reduce_(0, row[ties], order[ties], "amin")
+    own = torch.full_like(former, len(row)).scatter_(0, row[cluster == former[row]], place[cluster == former[row]])
+    chosen = torch.where(chosen < 0, own, chosen)
+    label = cluster[chosen]
+    former_cost = cost[torch.where(former >= 0, own, chosen)]
+    kept = reduced <= best[row] + sizes[row] * widths[cluster]
+    n_offers = torch.bincount(row[kept], minlength=count)
+    n_offers[(n_offers < 2) | (sizes <= 0)] = 0
+    listed = kept & (n_offers[row] > 0)
+    found = (label.int(), former_cost, cost[chosen], n_offers.int(), cluster[listed].int(), cost[listed])
+    return Found(*(values.cpu().numpy() for values in found))
+
+
+def as_floats(rows: Tensor) -> Tensor:
+    """Rows in float32 where that holds their values, else in float64.
+
+    >>> as_floats(torch.tensor([1], dtype=torch.float16)).dtype, as_floats(torch.tensor([1])).dtype
+    (torch.float32, torch.float64)
+    """
+    narrow = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16)
+    return rows.float() if rows.dtype in narrow else rows.double()
 
 
 def exact_costs(rows: Tensor, centers: Tensor, metric: str = EUCLIDEAN) -> Tensor:
@@ -267,3 +329,12 @@ def unit_rows(rows: Tensor) -> Tensor:
     """Rows over their length, float64."""
     rows = rows.double()
     return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+
+
+def returned_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of centers for rows of a type: float64 for float64 and integers, else float32.
+
+    >>> returned_dtype(torch.float16), returned_dtype(torch.int64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float64 if dtype == torch.float64 or not dtype.is_floating_point else torch.float32

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import BringNear
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import COSINE, DistanceCosts
 from coke.bounded.sample import Sample, stored
-from coke.bounded.sizes import SizeBounds
 from coke.errors import DataError
 from coke.vectors import Vectors
 
@@ -39,6 +37,7 @@ class Rows:
         first_row: number of this process's first row among all.
         largest: the largest absolute value of any row, after the shift.
         heaviest: the largest sample weight.
+        heaviest_size: the largest size weight, or 0 where there are none.
         shift: float64 [D], the sample's mean where it matters for precision, else None.
         sample: of all processes' rows.
         sample_weight, size_weight: float64 [n], or None for 1.
@@ -51,6 +50,7 @@ class Rows:
     first_row: int
     largest: float
     heaviest: float
+    heaviest_size: float
     shift: Tensor | None
     sample: Sample
     sample_weight: Tensor | None
@@ -65,10 +65,6 @@ class Rows:
         costs.first_row = self.first_row
         return costs
 
-    def bring_near(self, centers: Tensor, bounds: SizeBounds) -> BringNear:
-        """What finds duals for centers [K, D] on the sample."""
-        return lambda duals, n_rows: self.sample.fit_duals(centers, bounds, duals, n_rows / self.n_total)
-
     def sums(self, n_clusters: int) -> CenterSums:
         """Empty sums for ``n_clusters`` centers."""
         return CenterSums(
@@ -76,6 +72,7 @@ class Rows:
             self.vectors.n_features,
             total=self.n_total,
             largest=self.largest,
+            weight=self.sample_weight,
             heaviest=self.heaviest,
             metric=self.metric,
             shift=self.shift,
@@ -107,7 +104,7 @@ def look_at(
         vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
     )
     largest = _check_pass(vectors, metric, sample.shift, first_row, block_rows)
-    heaviest = 1.0 if sample_weight is None else float(sample_weight.max()) if len(sample_weight) else 0.0
+    heaviest = 1.0 if sample_weight is None else _largest(sample_weight)
     return Rows(
         vectors=vectors,
         metric=metric,
@@ -115,12 +112,17 @@ def look_at(
         first_row=first_row,
         largest=distributed.largest(largest),
         heaviest=distributed.largest(heaviest),
+        heaviest_size=0.0 if size_weight is None else distributed.largest(_largest(size_weight)),
         shift=sample.shift,
         sample=sample,
         sample_weight=sample_weight,
         size_weight=size_weight,
         total_size=total_size,
     )
+
+
+def _largest(weights: Tensor) -> float:
+    return float(weights.max()) if len(weights) else 0.0
 
 
 def _draw(
@@ -149,8 +151,13 @@ def _draw(
     needed = metric != COSINE and bool(mean.square().sum() > 0.25 * variance.sum())
     weight = None if sample_weight is None else gathered.pop(0)
     size = None if size_weight is None else gathered.pop(0)
-    share = (float(wanted) if size is None else float(size.sum())) / total_size
-    return Sample(rows, metric, mean if needed else None, weight, size, share)
+    return Sample(rows, metric, _coarse(mean, rows) if needed else None, weight, size, total_size, n_total)
+
+
+def _coarse(mean: Tensor, rows: Tensor) -> Tensor:
+    """An origin near the mean with few binary digits, so that whole numbers less it are exact."""
+    unit = 2.0 ** float((rows - mean).abs().amax().log2().floor() - 8) if bool((rows != mean).any()) else 1.0
+    return (mean / unit).round() * unit if unit > 0 else mean
 
 
 def _without_direction(rows: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""Behind the product of rows and centers, compiled: every row's best cluster, and which others may be offered to it.
+
+The product is float32, and its last digits depend on how rows are cut into blocks. So its scores only say which pairs
+are looked at, with a bound on their error; what is decided, and all that leaves here, is float64, pair by pair, in an
+order that no block changes. numba compiles this at the first call and keeps it on disk.
+
+Legend: b rows of a block, D features, K clusters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray[Any, Any]
+CHUNK = 64  # columns whose least score is looked at before they are
+_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
+
+
+class Found(NamedTuple):
+    """What is known of a block's rows, written by the kernels.
+
+    Attributes:
+        label: int32 [b], in: each row's cluster so far, or -1; out: its best one.
+        former_cost: float64 [b], what the cluster so far costs; of a row without one, as ``cost``.
+        cost: float64 [b], what the best one costs.
+        n_offers: int32 [b]; 0 for a row without a choice.
+        cluster, offer: int32 and float64, the clusters that the listed rows may go to, ascending, and the costs.
+    """
+
+    label: Array
+    former_cost: Array
+    cost: Array
+    n_offers: Array
+    cluster: Array
+    offer: Array
+
+
+@_reordered
+def _squared_distance(row, factor, center):
+    total = 0.0
+    for d in range(len(center)):
+        step = np.float64(row[d]) * factor - center[d]
+        total += step * step
+    return total
+
+
+@_compiled
+def _ordered(value):
+    """A float32 as a whole number of the same order: minima of these are vectorised, those of floats are not."""
+    bits = np.float32(value).view(np.int32)
+    return np.int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@_reordered
+def _least(scores, squares, prices, widths, row_scale, price_scale, product_scale, least_wide):
+    """The least reduced cost of all columns; of every `CHUNK` columns that less its width, `_ordered`.
+
+    Everything is padded to whole chunks. The compiler vectorises loops whose length it knows, and over indices that it
+    can see to be no negative ones: hence the bound of the outer loop.
+    """
+    best = np.int32(0x7FFFFFFF)
+    for chunk in range(len(squares) // CHUNK):
+        first = chunk * CHUNK
+        low, low_wide = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
+        for k in range(first, first + CHUNK):
+            value = row_scale * squares[k] - product_scale * scores[k] - price_scale * prices[k]
+            low = min(low, _ordered(value))
+            low_wide = min(low_wide, _ordered(value - price_scale * widths[k]))
+        least_wide[chunk] = low_wide
+        best = min(best, low)
+    return np.int32(best ^ ((best >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+
+@_compiled
+def _padded(values, filling):
+    """Float32, in whole chunks."""
+    padded = np.full(-(-len(values) // CHUNK) * CHUNK, filling, np.float32)
+    for k in range(len(values)):
+        padded[k] = values[k]
+    return padded
+
+
+@_compiled
+def _settle(i, n_listed, first, weight, prices, widths, found):
+    """Of the exact costs listed from ``first`` on keep what is on offer; the best one, the former if it ties."""
+    best, chosen = np.inf, -1
+    for place in range(first, n_listed):
+        reduced = found.offer[place] - weight * prices[found.cluster[place]]
+        if reduced < best or (reduced == best and found.cluster[place] == found.label[i]):
+            best, chosen = reduced, place
+    cluster, cost = found.cluster[chosen], found.offer[chosen]
+    kept = first
+    for place in range(first, n_listed):
+        k = found.cluster[place]
+        if found.offer[place] - weight * prices[k] <= best + weight * widths[k]:
+            found.cluster[kept], found.offer[kept] = k, found.offer[place]
+            kept += 1
+    found.label[i], found.cost[i] = cluster, cost
+    listed = kept > first + 1 and weight > 0
+    found.n_offers[i] = kept - first if listed else 0
+    return kept if listed else first
+
+
+@_compiled
+def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, widths, costs, sizes, errors, found):
+    """Offers of a block's rows by squared distance.
+
+    Args:
+        scores: float32 [b, K and more, to whole chunks], products of (shifted) rows and twice the (shifted) centers.
+        rows: float32 or float64 [b, D].
+        factors: float64 [b], what rows are multiplied by: 1 / length, or 1.
+        centers: float64 [K, D].
+        scale: of a squared distance in the cost.
+        squares: float64 [K], squared lengths of (shifted) centers.
+        prices, widths: float64 [K].
+        costs, sizes: float64 [b], what a row's costs are multiplied by, and what it counts for in a size.
+        errors: float32 [b], by how much a score may be off, as part of a reduced cost.
+        found: written to.
+
+    Returns:
+        How many offers are listed, and how many rows fitted: where ``found`` is too small, fewer than b.
+    """
+    n_clusters = len(squares)
+    squares_32, widths_32 = _padded(squares, 3e38), _padded(widths, 0)
+    prices_32 = _padded(prices - prices.mean(), 0)  # a common shift decides nothing
+    least_wide = np.empty(len(squares_32) // CHUNK, np.int32)
+    n_listed = 0
+    for i in range(len(rows)):
+        if n_listed + n_clusters > len(found.cluster):
+            return n_listed, i
+        row_scale, price_scale = np.float32(scale * costs[i]), np.float32(sizes[i])
+        product_scale = np.float32(scale * costs[i] * factors[i])
+        best = _least(
+            scores[i], squares_32, prices_32, widths_32, row_scale, price_scale, product_scale, least_wide
+        )
+        bar = best + 2 * errors[i]
+        lowest = _ordered(bar)
+        first, former, former_cost = n_listed, found.label[i], -1.0
+        end = first
+        for chunk in range(len(least_wide)):
+            if least_wide[chunk] <= lowest:
+                for k in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, n_clusters)):
+                    value = row_scale * squares_32[k] - product_scale * scores[i, k] - price_scale * prices_32[k]
+                    if not (value - price_scale * widths_32[k] > bar):
+                        exact = scale * costs[i] * _squared_distance(rows[i], factors[i], centers[k])
+                        found.cluster[end], found.offer[end] = k, exact
+                        end += 1
+                        if k == former:
+                            former_cost = exact
+        if former >= 0 and former_cost < 0:
+            former_cost = scale * costs[i] * _squared_distance(rows[i], factors[i], centers[former])
+        n_listed = _settle(i, end, first, sizes[i], prices, widths, found)
+        found.former_cost[i] = former_cost if former >= 0 else found.cost[i]
+    return n_listed, len(rows)
+
+
+@_compiled
+def offers_by_cost(cost, prices, widths, sizes, found):
+    """As `offers_by_distance`, for costs float64 [b, K] that are given."""
+    n_clusters = len(prices)
+    n_listed = 0
+    for i in range(len(cost)):
+        if n_listed + n_clusters > len(found.cluster):
+            return n_listed, i
+        best = np.inf
+        for k in range(n_clusters):
+            best = min(best, cost[i, k] - sizes[i] * prices[k])
+        first, end = n_listed, n_listed
+        for k in range(n_clusters):
+            if cost[i, k] - sizes[i] * prices[k] <= best + sizes[i] * widths[k]:
+                found.cluster[end], found.offer[end] = k, cost[i, k]
+                end += 1
+        former = found.label[i]
+        n_listed = _settle(i, end, first, sizes[i], prices, widths, found)
+        found.former_cost[i] = cost[i, former] if former >= 0 else found.cost[i]
+    return n_listed, len(cost)
+
+
+@_compiled
+def add_changed(rows, factors, shift, weights, grid, weight_grid, former, now, sums, masses):
+    """Take rows [b, D] whose cluster has changed from the sums [K, D] and masses [K] of the former one, to the new one.
+
+    What is added is a multiple of a grid, so that sums are exact in whatever order; see `coke.bounded.centers`.
+    """
+    for i in range(len(rows)):
+        if now[i] != former[i]:
+            mass = np.rint(weights[i] / weight_grid) * weight_grid
+            masses[now[i]] += mass
+            if former[i] >= 0:
+                masses[former[i]] -= mass
+            for d in range(len(shift)):
+                value = np.rint((rows[i, d] * factors[i] - shift[d]) * weights[i] / grid) * grid
+                sums[now[i], d] += value
+                if former[i] >= 0:
+                    sums[former[i], d] -= value
+
+
+@_compiled
+def add_exactly(values, total):
+    """Add values [n] to ``total`` [2], a sum and what rounding has taken from it (Knuth's two-sum)."""
+    high, low = total[0], total[1]
+    for value in values:
+        added = high + value
+        part = added - high
+        low += (high - (added - part)) + (value - part)
+        high = added
+    total[0], total[1] = high, low

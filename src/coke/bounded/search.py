@@ -1,0 +1,523 @@
+"""The exact search: shortest paths over K clusters, along which rows are moved until every size holds.
+
+The assignment within bounds is a transport problem with many rows and few prices. Rows are kept out of the search: they
+are labels of its arcs. An arc a -> b stands for the row of cluster a that loses least by going to b,
+
+    w(a -> b) = min over rows i of a, offered to b:  (c_ib - rho_b) - (c_ia - rho_a)  >= 0,
+
+and since c_ib - c_ia knows no prices, an arc's least row is looked for again only when rows have moved. A ground node of price 0 stands for the slack of sizes: cluster k may give a row away while
+s_k > L_k, for -rho_k, and take one while s_k < U_k, for rho_k. Rows and prices are optimal when no cluster lacks rows
+(s_k < L_k, or rho_k < 0 and s_k < U_k) and none has too many (s_k > U_k, or rho_k > 0 and s_k > L_k): complementary
+slackness, from whatever prices the search began with.
+
+From each cluster that lacks a row Dijkstra's search goes backwards to the nearest that can give one; prices of all that
+it has settled rise by what is left of the distance, together; and one row moves along each arc of the path, or as many
+as tie on all of its arcs. Then likewise forwards from each that has too many, and prices fall. Related: Tokuyama and
+Nakano, "Efficient algorithms for the Hitchcock transportation problem" (SIAM J. Computing 24, 1995).
+
+All of it is compiled by numba at the first call, kept on disk, and runs without the interpreter's lock.
+
+Legend: K clusters, M rows offered to more than one cluster, P pairs of such a row and a cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray[Any, Any]
+_compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+
+class Offers(NamedTuple):
+    """Which rows may go where, and for how much.
+
+    Attributes:
+        start: int64 [M + 1], where each row's offers begin.
+        cluster: int32 [P], ascending within a row.
+        cost: float64 [P].
+        at: int64 [M], each row's present offer; the search moves it.
+        weight: float64 [M], what a row counts for in a size.
+    """
+
+    start: Array
+    cluster: Array
+    cost: Array
+    at: Array
+    weight: Array
+
+
+class Sizes(NamedTuple):
+    """Float64 [K] each: what clusters hold, which the search changes, what they must and what they may hold."""
+
+    held: Array
+    lower: Array
+    upper: Array
+
+
+class _Graph(NamedTuple):
+    """Arcs by number, those into a cluster side by side; and the rows of each cluster, as linked lists.
+
+    Attributes:
+        source, target: int32, the clusters of an arc.
+        top: float64, the least (c_ib - c_ia) / weight among rows of a that are offered to b.
+        first: int32, the row that has it, the lowest of equals.
+        n_ties: int32, how many rows have it; -1: to be looked for again; 0: none is left.
+        next_out: int32, the next arc out of the same source.
+        first_in, n_in, first_out: [K] where arcs into a cluster and out of it begin.
+        table: int32, arc numbers by hash of (source, target); empty where every arc has its place, b * K + a.
+        head: int32 [K], the first row of each cluster; following, previous: int32 [M], the next ones.
+    """
+
+    source: Array
+    target: Array
+    top: Array
+    first: Array
+    n_ties: Array
+    next_out: Array
+    first_in: Array
+    n_in: Array
+    first_out: Array
+    table: Array
+    head: Array
+    following: Array
+    previous: Array
+
+
+class _Search(NamedTuple):
+    """What Dijkstra's search keeps: distances, the arc each cluster was reached by, what was settled, the queue."""
+
+    distance: Array
+    via: Array
+    touched: Array
+    is_settled: Array
+    queued_distance: Array
+    queued: Array
+    path: Array
+
+
+@_compiled
+def _arc(a, b, graph):
+    """The number of arc a -> b, made where there is none yet."""
+    n_clusters = len(graph.head)
+    if len(graph.table) == 0:
+        return np.int64(b) * n_clusters + a
+    mask = len(graph.table) - 1
+    code = (np.int64(a) * n_clusters + b) * 2654435761
+    place = (code ^ (code >> 17)) & mask
+    while graph.table[place] >= 0:
+        known = np.int64(graph.table[place])
+        if graph.source[known] == a and graph.target[known] == b:
+            return known
+        place = (place + 1) & mask
+    made = graph.first_in[b] + graph.n_in[b]
+    graph.n_in[b] += 1
+    graph.source[made], graph.target[made] = a, b
+    graph.top[made], graph.n_ties[made] = np.inf, 0
+    graph.next_out[made] = graph.first_out[a]
+    graph.first_out[a] = made
+    graph.table[place] = made
+    return made
+
+
+@_compiled
+def _enter(row, key, arc, graph):
+    """Tell an arc of a row that may go along it."""
+    n_ties = graph.n_ties[arc]
+    if n_ties < 0:
+        return
+    if n_ties == 0 or key < graph.top[arc]:
+        graph.top[arc], graph.first[arc], graph.n_ties[arc] = key, row, 1
+    elif key == graph.top[arc]:
+        graph.first[arc] = min(graph.first[arc], row)
+        graph.n_ties[arc] = n_ties + 1
+
+
+@_compiled
+def _leave(row, key, arc, graph):
+    """Tell an arc that a row is no longer there."""
+    if graph.n_ties[arc] > 0 and key <= graph.top[arc]:
+        graph.n_ties[arc] = graph.n_ties[arc] - 1 if row != graph.first[arc] else -1
+
+
+@_compiled
+def _key(row, b, offers):
+    """What a row loses by going to cluster b, per unit of weight; infinite where it is not offered there."""
+    first, stop = offers.start[row], offers.start[row + 1]
+    at = offers.at[row]
+    if stop - first > b and offers.cluster[first + b] == b:
+        pair = first + b
+    else:
+        pair = first
+        while pair < stop and offers.cluster[pair] < b:
+            pair += 1
+        if pair == stop or offers.cluster[pair] != b:
+            return np.inf
+    return (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
+
+
+@_compiled
+def _look(arc, offers, graph):
+    """Find the least of an arc's rows again."""
+    a, b = graph.source[arc], graph.target[arc]
+    top, first, n_ties = np.inf, -1, 0
+    row = graph.head[a]
+    while row >= 0:
+        key = _key(row, b, offers)
+        if key < top:
+            top, first, n_ties = key, row, 1
+        elif key == top and key < np.inf:
+            first = min(first, row)
+            n_ties += 1
+        row = graph.following[row]
+    graph.top[arc], graph.first[arc], graph.n_ties[arc] = top, first, n_ties
+
+
+@_compiled
+def _graph(offers, n_clusters):
+    """Arcs, and the rows of each cluster."""
+    n_rows, n_pairs = len(offers.at), len(offers.cluster)
+    dense = n_pairs == n_rows * n_clusters
+    first_in, n_in = np.zeros(n_clusters, np.int64), np.zeros(n_clusters, np.int64)
+    for row in range(n_rows):
+        others = offers.start[row + 1] - offers.start[row] - 1
+        for pair in range(offers.start[row], offers.start[row + 1]):
+            n_in[offers.cluster[pair]] += others
+    n_arcs = 0
+    for k in range(n_clusters):
+        first_in[k] = n_arcs
+        n_arcs += n_clusters if dense else min(n_in[k], n_clusters - 1)
+        n_in[k] = n_clusters if dense else 0
+    n_places = 0 if dense else 16
+    while not dense and n_places < 2 * n_arcs:
+        n_places *= 2
+    graph = _Graph(
+        np.empty(n_arcs, np.int32),
+        np.empty(n_arcs, np.int32),
+        np.full(n_arcs, np.inf),
+        np.empty(n_arcs, np.int32),
+        np.zeros(n_arcs, np.int32),
+        np.full(n_arcs, -1, np.int32),
+        first_in,
+        n_in,
+        np.full(n_clusters, -1, np.int32),
+        np.full(n_places, -1, np.int32),
+        np.full(n_clusters, -1, np.int32),
+        np.empty(n_rows, np.int32),
+        np.empty(n_rows, np.int32),
+    )
+    if dense:
+        for arc in range(n_arcs):
+            a, b = arc % n_clusters, arc // n_clusters
+            graph.source[arc], graph.target[arc] = a, b
+            graph.next_out[arc] = arc + n_clusters if b < n_clusters - 1 else -1
+            graph.first_out[a] = a
+    for row in range(n_rows - 1, -1, -1):
+        at = offers.at[row]
+        _join(row, offers.cluster[at], graph)
+        for pair in range(offers.start[row], offers.start[row + 1]):
+            if pair != at:
+                key = (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
+                _enter(row, key, _arc(offers.cluster[at], offers.cluster[pair], graph), graph)
+    return graph
+
+
+@_compiled
+def _join(row, cluster, graph):
+    after = graph.head[cluster]
+    graph.following[row], graph.previous[row] = after, -1
+    if after >= 0:
+        graph.previous[after] = row
+    graph.head[cluster] = row
+
+
+@_compiled
+def _move(row, b, offers, sizes, graph):
+    """Put a row into cluster b."""
+    first, stop, at = offers.start[row], offers.start[row + 1], offers.at[row]
+    a, own, weight = offers.cluster[at], offers.cost[at], offers.weight[row]
+    before, after = graph.previous[row], graph.following[row]
+    if before >= 0:
+        graph.following[before] = after
+    else:
+        graph.head[a] = after
+    if after >= 0:
+        graph.previous[after] = before
+    _join(row, b, graph)
+    goal = at
+    for pair in range(first, stop):
+        if offers.cluster[pair] == b:
+            goal = pair
+        if pair != at:
+            _leave(row, (offers.cost[pair] - own) / weight, _arc(a, offers.cluster[pair], graph), graph)
+    offers.at[row] = goal
+    for pair in range(first, stop):
+        if pair != goal:
+            key = (offers.cost[pair] - offers.cost[goal]) / weight
+            _enter(row, key, _arc(b, offers.cluster[pair], graph), graph)
+    sizes.held[a] -= weight
+    sizes.held[b] += weight
+
+
+@_compiled
+def _push(search, n_queued, distance, cluster):
+    distances, clusters = search.queued_distance, search.queued
+    place = n_queued
+    while place > 0:
+        above = (place - 1) >> 1
+        if distances[above] < distance or (distances[above] == distance and clusters[above] <= cluster):
+            break
+        distances[place], clusters[place] = distances[above], clusters[above]
+        place = above
+    distances[place], clusters[place] = distance, cluster
+
+
+@_compiled
+def _pop(search, n_queued):
+    """Take the first out of the queue of ``n_queued``."""
+    distances, clusters = search.queued_distance, search.queued
+    last = n_queued - 1
+    distance, cluster = distances[last], clusters[last]
+    place = 0
+    while True:
+        below = 2 * place + 1
+        if below >= last:
+            break
+        other = below + 1
+        if other < last and (
+            distances[other] < distances[below]
+            or (distances[other] == distances[below] and clusters[other] < clusters[below])
+        ):
+            below = other
+        if distance < distances[below] or (distance == distances[below] and cluster <= clusters[below]):
+            break
+        distances[place], clusters[place] = distances[below], clusters[below]
+        place = below
+    distances[place], clusters[place] = distance, cluster
+
+
+@_compiled
+def _misses(k, sign, sizes, prices, slack):
+    """How far a cluster is from where it has to be: rows that it lacks (sign 1) or has too many of (-1), else 0."""
+    held, lower, upper = sizes.held[k], sizes.lower[k], sizes.upper[k]
+    if sign > 0:
+        if held < lower - slack:
+            return lower - held
+        return upper - held if prices[k] < 0 and held < upper else 0.0
+    if held > upper + slack:
+        return held - upper
+    return held - lower if prices[k] > 0 and held > lower else 0.0
+
+
+@_compiled
+def _spare(k, sign, sizes, prices, weight, slack):
+    """What ends a path: how much cluster k can give (sign 1) or take, a row of this weight at least, and the toll."""
+    missed = _misses(k, -sign, sizes, prices, slack)
+    if missed >= weight:
+        return missed, 0.0
+    spare = sizes.held[k] - sizes.lower[k] if sign > 0 else sizes.upper[k] - sizes.held[k]
+    if spare + slack >= weight and spare > 0:
+        return spare, max(-sign * prices[k], 0.0)
+    return 0.0, np.inf
+
+
+@_compiled
+def _find(origin, sign, offers, sizes, prices, slack, graph, search):
+    """The nearest cluster that can give what ``origin`` lacks, or take what it has too many of.
+
+    Returns its number (``origin``: its own price reaches 0 first; -1: none can be reached), its distance, and how
+    many clusters were touched: their numbers, distances and arcs are in ``search``.
+    """
+    n_touched, n_queued, end, nearest = 1, 1, -1, np.inf
+    search.touched[0], search.distance[origin] = origin, 0.0
+    search.queued_distance[0], search.queued[0] = 0.0, origin
+    while n_queued > 0:
+        distance, v = search.queued_distance[0], search.queued[0]
+        if distance >= nearest:
+            break
+        _pop(search, n_queued)
+        n_queued -= 1
+        if search.is_settled[v]:
+            continue
+        search.is_settled[v] = True
+        toll = np.inf
+        if v != origin:
+            weight = offers.weight[graph.first[search.via[v]]]
+            _, toll = _spare(v, sign, sizes, prices, weight, slack)
+        elif sign * prices[v] < 0 and (
+            sizes.held[v] >= sizes.lower[v] if sign > 0 else sizes.held[v] <= sizes.upper[v]
+        ):
+            toll = -sign * prices[v]
+        if distance + toll < nearest:
+            nearest, end = distance + toll, v
+        arc, stop = graph.first_in[v], graph.first_in[v] + graph.n_in[v]
+        if sign < 0:
+            arc, stop = np.int64(graph.first_out[v]), np.int64(-1)
+        while arc != stop:
+            if graph.n_ties[arc] != 0:
+                u = graph.source[arc] if sign > 0 else graph.target[arc]
+                if not search.is_settled[u]:
+                    if graph.n_ties[arc] < 0:
+                        _look(arc, offers, graph)
+                    length = distance + max(graph.top[arc] + sign * (prices[u] - prices[v]), 0.0)
+                    if length < search.distance[u] and length < nearest:
+                        if search.distance[u] == np.inf:
+                            search.touched[n_touched] = u
+                            n_touched += 1
+                        search.distance[u] = length
+                        search.via[u] = arc
+                        _push(search, n_queued, length, u)
+                        n_queued += 1
+            arc = arc + 1 if sign > 0 else np.int64(graph.next_out[arc])
+    return end, nearest, n_touched
+
+
+@_compiled
+def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
+    """Move a row along each arc of the path, from its end on, or as many as tie on all arcs; whether any moved."""
+    n_hops, n_ties, v = 0, np.int64(len(offers.at)), end
+    while v != origin:
+        arc = search.via[v]
+        search.path[n_hops] = arc
+        n_hops += 1
+        n_ties = min(n_ties, np.int64(graph.n_ties[arc]))
+        v = graph.target[arc] if sign > 0 else graph.source[arc]
+    if not unit:
+        return _send_one(n_hops, sign, offers, sizes, slack, graph, search)
+    spare, _ = _spare(end, sign, sizes, prices, 1.0, slack)
+    count = min(np.int64(min(spare, _misses(origin, sign, sizes, prices, slack))), n_ties)
+    for hop in range(n_hops):
+        arc = search.path[hop]
+        b = graph.target[arc]
+        if count == 1:
+            _move(graph.first[arc], b, offers, sizes, graph)
+        else:
+            left, top = count, graph.top[arc]
+            row = graph.head[graph.source[arc]]
+            while left > 0:
+                after = graph.following[row]
+                if _key(row, b, offers) == top:
+                    _move(row, b, offers, sizes, graph)
+                    left -= 1
+                row = after
+        if hop + 1 < n_hops and graph.n_ties[search.path[hop + 1]] < 0:
+            _look(search.path[hop + 1], offers, graph)
+    return count > 0
+
+
+@_compiled
+def _send_one(n_hops, sign, offers, sizes, slack, graph, search):
+    """As `_send`, for rows of different weights: as far as the clusters between miss no more than they may."""
+    for hop in range(n_hops):
+        arc = search.path[hop]
+        if graph.n_ties[arc] < 0:
+            _look(arc, offers, graph)
+        a, b = graph.source[arc], graph.target[arc]
+        row = graph.first[arc]
+        weight = offers.weight[row]
+        giver, taker = (a, b) if sign > 0 else (b, a)
+        given, taken = sizes.held[giver] - sign * weight, sizes.held[taker] + sign * weight
+        if hop > 0 and (
+            (given < sizes.lower[giver] - slack) if sign > 0 else (given > sizes.upper[giver] + slack)
+        ):
+            return True
+        if hop == n_hops - 1 and (
+            taken > max(sizes.upper[taker], sizes.lower[taker] + weight) + slack
+            if sign > 0
+            else taken < min(sizes.lower[taker], sizes.upper[taker] - weight) - slack
+        ):
+            return hop > 0
+        _move(row, b, offers, sizes, graph)
+    return n_hops > 0
+
+
+@_compiled
+def move_rows(offers, sizes, prices, width, slack, unit):
+    """Move rows and prices until sizes hold and no row would rather be elsewhere, as far as offers lead.
+
+    Args:
+        offers: rows at their best cluster under ``prices``; `Offers.at` is moved.
+        sizes: of all rows, also of those without a second offer; ``held`` is moved.
+        prices: float64 [K], moved.
+        width: float64 [K], by how much a pair may be worse than its row's best and still be on offer.
+        slack: what a size may miss: 0, or with weights up to the largest.
+        unit: whether every row weighs 1.
+
+    Returns:
+        bool [K], the clusters that paths were not found for or that lie on the way there: they need wider offers; and
+        how many paths were gone.
+    """
+    n_clusters = len(prices)
+    graph = _graph(offers, n_clusters)
+    search = _Search(
+        np.full(n_clusters, np.inf),
+        np.zeros(n_clusters, np.int64),
+        np.empty(n_clusters, np.int64),
+        np.zeros(n_clusters, np.bool_),
+        np.empty(len(graph.source) + 1, np.float64),
+        np.empty(len(graph.source) + 1, np.int64),
+        np.empty(n_clusters, np.int64),
+    )
+    before = prices.copy()
+    wanting = np.zeros(n_clusters, np.bool_)
+    n_paths = 0
+    most = np.inf if unit else 20.0 * (len(offers.at) + n_clusters)
+    for _ in range(4):
+        n_before = n_paths
+        for sign in (1, -1):
+            for origin in range(n_clusters):
+                while _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
+                    end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
+                    n_paths += 1
+                    if end < 0:  # nothing on offer leads there: go as far as offers are known to be complete
+                        nearest = _known(n_touched, sign, prices, before, width, search)
+                    for place in range(n_touched):
+                        v = search.touched[place]
+                        if search.is_settled[v]:
+                            wanting[v] |= end < 0
+                            _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
+                    if end == origin or (
+                        end >= 0
+                        and sign * prices[end] < 0
+                        and _misses(end, -sign, sizes, prices, slack) <= 0
+                    ):
+                        prices[end] = 0.0  # it has come to 0, but for rounding
+                    moved = end == origin
+                    if end >= 0 and not moved:
+                        moved = _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit)
+                    for place in range(n_touched):
+                        v = search.touched[place]
+                        search.is_settled[v] = False
+                        search.distance[v] = np.inf
+                    if not moved:
+                        break
+        if n_paths == n_before:
+            break
+    return wanting, n_paths
+
+
+@_compiled
+def _shift(v, is_origin, sign, rise, sizes, prices):
+    """Raise (or lower) a settled cluster's price; where a unit is free to pass, not beyond 0 by rounding."""
+    if rise > 0:
+        before = sign * prices[v]
+        prices[v] += sign * rise
+        free = sizes.held[v] > sizes.lower[v] if sign > 0 else sizes.held[v] < sizes.upper[v]
+        if before <= 0 and sign * prices[v] > 0 and free and not is_origin:
+            prices[v] = 0.0
+
+
+@_compiled
+def _known(n_touched, sign, prices, before, width, search):
+    """How far prices may move before a pair that is not on offer could matter, from where a search got lost."""
+    lowest, left, farthest = np.inf, np.inf, 0.0
+    for k in range(len(prices)):
+        lowest = min(lowest, prices[k] - before[k])
+    for place in range(n_touched):
+        v = search.touched[place]
+        farthest = max(farthest, search.distance[v])
+        spent = prices[v] - before[v] - lowest if sign > 0 else 0.0
+        left = min(left, search.distance[v] + width[v] - spent)
+    return max(left, 0.0) if left < np.inf else farthest
