@@ -20,26 +20,13 @@ from torch import Tensor
 
 from coke import distributed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import Costs
+from coke.bounded.costs import Costs, Prices
 from coke.bounded.kernels import Array
 from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
 from coke.bounded.sweep import Swept, sweep
 
 _MOST_SWEEPS = 60  # of one assignment: offers have doubled so often that they hold every pair long before
-
-
-@dataclass(frozen=True, eq=False)
-class Prices:
-    """What an assignment starts from, and leaves for the next one.
-
-    Attributes:
-        value: float64 [K], the dual of each cluster.
-        width: float64 [K], how wide offers to it are.
-    """
-
-    value: Array
-    width: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +37,7 @@ class Assignment:
         labels: int32 [N] of this process's rows.
         sizes: float64 [K] of all processes' rows.
         prices: with which it ended: that prove the bound, where no later sweep was wanting.
-        needed: float64 [K], how wide offers had to be in the end.
+        moved: float64 [K], by how much each price has moved.
         cost: float64 sum of all rows' exact costs.
         lower_bound: no assignment within the bounds costs less.
         former_cost: what the labels that it began with cost.
@@ -62,7 +49,7 @@ class Assignment:
     labels: Array
     sizes: Array
     prices: Prices
-    needed: Array
+    moved: Array
     cost: float
     lower_bound: float
     former_cost: float
@@ -119,33 +106,34 @@ def assign_within(
     """
     before, former_cost, n_off, lower_bound = labels.copy(), 0.0, 0.0, -np.inf
     lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
-    value, width = prices.value.copy(), prices.width.copy()
     if is_free(bounds, total):
-        value, width = np.zeros_like(value), np.zeros_like(width)
+        prices = Prices(*np.zeros((3, costs.n_clusters)))
+    first_value = prices.value
     for n_sweeps in range(1, _MOST_SWEEPS + 1):
-        swept = sweep(costs, value, width, labels, sums=sums, block_rows=block_rows)
+        swept = sweep(costs, prices, labels, sums=sums, block_rows=block_rows)
         if n_sweeps == 1:
             former_cost, n_off = swept.former_cost, _off(swept.held, lower, upper)
-        first_at, moved = swept.offers.at.copy(), value.copy()
-        sizes = Sizes(swept.held.copy(), lower, upper)
-        wanting, _ = move_rows(swept.offers, sizes, moved, width, 0.0, heaviest == 0)
+        first_at, value = swept.offers.at.copy(), prices.value.copy()
+        sizes, offered = Sizes(swept.held.copy(), lower, upper), prices[1:]
+        wanting, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
         if heaviest > 0 and _off(sizes.held, lower - heaviest, upper + heaviest) > 0:
-            move_rows(swept.offers, sizes, moved, width, heaviest, False)
+            move_rows(swept.offers, sizes, value, *offered, heaviest, False)
         _follow(swept, first_at, labels, costs, sums, take)
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
         cost = swept.cost + math.fsum(gained[gained != 0].tolist())
-        needed = moved - value + _risen(swept, first_at, moved, value)
-        short = (needed > width) | wanting
-        proven = (value, swept.cost, swept.held) if short.any() else (moved, cost, sizes.held)
+        moved = value - prices.value
+        exact = not wanting.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
+        proven = (value, cost, sizes.held) if exact else (prices.value, swept.cost, swept.held)
         lower_bound = max(lower_bound, _bound(*proven, lower, upper, costs.rounding))
-        value = moved
-        if not short.any():
+        if exact:
             break
-        scale = abs(cost) / total * 2.0 ** (n_sweeps - 20)
-        width = np.where(short, np.maximum.reduce([2 * width, 1.5 * needed, np.full_like(width, scale)]), width)
+        least = abs(cost) / total * 2.0 ** (n_sweeps - 20)
+        prices = Prices(value, *(np.maximum(*pair) for pair in zip(prices[1:], _wider(moved, wanting, prices, least), strict=True)))
+    else:
+        raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
     return Assignment(
-        labels, sizes.held, Prices(value, width), needed, cost, lower_bound, former_cost, int(n_changed), n_off, n_sweeps
+        labels, sizes.held, prices._replace(value=value), value - first_value, cost, lower_bound, former_cost, int(n_changed), n_off, n_sweeps
     )
 
 
@@ -154,15 +142,16 @@ def _off(held: Array, lower: Array, upper: Array) -> float:
     return float(np.maximum(lower - held, 0).sum() + np.maximum(held - upper, 0).sum())
 
 
-def _risen(swept: Swept, first_at: Array, prices: Array, former: Array) -> float:
-    """The most by which a row's reduced cost has risen, per unit of size."""
-    offers = swept.offers
-    own = offers.cost[offers.at] - offers.weight * prices[offers.cluster[offers.at]]
-    first = offers.cost[first_at] - offers.weight * former[offers.cluster[first_at]]
-    of_listed = ((own - first) / offers.weight).max(initial=-np.inf)
-    n_listed = np.bincount(offers.cluster[first_at], minlength=len(prices))
-    others = np.where(swept.n_rows > n_listed, former - prices, -np.inf)
-    return float(max(of_listed, others.max()))
+def needed(moved: Array) -> tuple[Array, Array]:
+    """Width and reach, [K] each, that offers must have where prices move by ``moved``: pair by pair the difference."""
+    level = float(np.median(moved))
+    return np.maximum(moved - level, 0), np.maximum(level - moved, 0)
+
+
+def _wider(moved: Array, wanting: Array, prices: Prices, least: float) -> list[Array]:
+    """What offers should have had, and more where a search got lost."""
+    pairs = zip(needed(moved), wanting, prices[1:], strict=True)
+    return [np.where(lost, np.maximum(2 * now + 2 * need, least), 1.5 * need) for need, lost, now in pairs]
 
 
 def _bound(prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float) -> float:

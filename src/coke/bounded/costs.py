@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,19 @@ _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in f
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 _CPU_PAIRS, _DEVICE_PAIRS = 2**20, 2**27  # scores of a block: what a cache holds, what a device is busy with
 _DEVICE_VALUES = 2**26  # float64 values that exact costs take at a time on a device
+
+
+class Prices(NamedTuple):
+    """What a sweep works under, float64 [K] each.
+
+    Attributes:
+        value: the dual of each cluster.
+        width, reach: a row at its best cluster b is offered to k if that is worse by at most width[k] + reach[b].
+    """
+
+    value: Any
+    width: Any
+    reach: Any
 
 
 class Costs(ABC):
@@ -57,8 +70,8 @@ class Costs(ABC):
         """All rows in order, as (index of the first, rows)."""
 
     @abstractmethod
-    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
-        """What one thread looks at blocks with, under prices [K], for offers as wide as ``widths`` [K]."""
+    def look(self, prices: Prices, block_rows: int) -> Look:
+        """What one thread looks at blocks with, under ``prices``, for offers as wide as they say."""
 
     @abstractmethod
     def some(self, count: int) -> tuple[Array, Array]:
@@ -116,10 +129,10 @@ class DistanceCosts(Costs):
         """See `Costs`."""
         return self.vectors.blocks(block_rows)
 
-    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
+    def look(self, prices: Prices, block_rows: int) -> Look:
         """See `Costs`."""
         kind = _DistancesHere if self.device.type == "cpu" else _DistancesElsewhere
-        return kind(self, prices, widths, block_rows)
+        return kind(self, prices, block_rows)
 
     def some(self, count: int) -> tuple[Array, Array]:
         """See `Costs`."""
@@ -156,13 +169,13 @@ class DistanceCosts(Costs):
 class _DistancesHere(Look):
     """By the compiled kernels, on this thread."""
 
-    def __init__(self, costs: DistanceCosts, prices: Array, widths: Array, block_rows: int) -> None:
+    def __init__(self, costs: DistanceCosts, prices: Prices, block_rows: int) -> None:
         n_clusters = costs.n_clusters
-        self.costs, self.prices, self.widths = costs, prices, widths
+        self.costs, self.prices = costs, prices
         self.scores = torch.zeros(block_rows, -(-n_clusters // CHUNK) * CHUNK)
         self.squares, self.centers = costs.squares.numpy(), costs.centers.contiguous().numpy()
         self.found = _room(block_rows, n_clusters)
-        self.highest = float(np.abs(prices - prices.mean()).max())
+        self.highest = float(np.abs(prices.value - prices.value.mean()).max())
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
@@ -180,8 +193,8 @@ class _DistancesHere(Look):
             scores, values, factor, weight, size, error = (array[done:] for array in arrays)
             found = _part(self.found, label[done:])
             n_listed, n_rows = kernels.offers_by_distance(
-                scores, values, factor, self.centers, costs.scale, self.squares, self.prices, self.widths, weight,
-                size, error, found,
+                scores, values, factor, self.centers, costs.scale, self.squares, *self.prices, weight, size,
+                error, found,
             )  # fmt: skip
             yield _used(found, n_listed, n_rows)
             done += n_rows
@@ -190,10 +203,10 @@ class _DistancesHere(Look):
 class _DistancesElsewhere(Look):
     """By torch, on the rows' device; what is found comes to this one."""
 
-    def __init__(self, costs: DistanceCosts, prices: Array, widths: Array, block_rows: int) -> None:
+    def __init__(self, costs: DistanceCosts, prices: Prices, block_rows: int) -> None:
         self.costs = costs
-        self.prices, self.widths = (torch.from_numpy(values).to(costs.device) for values in (prices, widths))
-        self.highest = float(np.abs(prices - prices.mean()).max())
+        self.prices = Prices(*(torch.from_numpy(values).to(costs.device) for values in prices))
+        self.highest = float(np.abs(prices.value - prices.value.mean()).max())
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
@@ -204,12 +217,14 @@ class _DistancesElsewhere(Look):
         weights = torch.from_numpy(costs.weights(start, count)).to(device)
         sizes = torch.from_numpy(costs.sizes(start, count)).to(device)
         errors = costs.errors(rough, factors, weights, sizes, self.highest)
-        prices = (self.prices - self.prices.mean()).float()
+        prices, widths, reaches = self.prices
+        level = (prices - prices.mean()).float()
         product = rough @ costs.columns
         reduced = costs.squares.float() - product.mul_(factors.float()[:, None])
-        reduced.mul_((costs.scale * weights).float()[:, None]).sub_(sizes.float()[:, None] * prices)
+        reduced.mul_((costs.scale * weights).float()[:, None]).sub_(sizes.float()[:, None] * level)
         bar = reduced.amin(1) + 2 * errors
-        near = reduced - sizes.float()[:, None] * self.widths.float() <= bar[:, None]
+        reach = torch.where(reduced <= bar[:, None], reaches.float(), 0).amax(1)  # of all that may be the best
+        near = reduced - sizes.float()[:, None] * widths.float() <= (bar + sizes.float() * reach)[:, None]
         former = torch.from_numpy(label).to(device).long()
         known = (former >= 0).nonzero()[:, 0]
         near[known, former[known]] = True
@@ -220,7 +235,7 @@ class _DistancesElsewhere(Look):
                 for i, k in zip(*(part.split(max(1, _DEVICE_VALUES // rows.shape[1])) for part in (row, cluster)), strict=True)
             ]
         ) * (costs.scale * weights[row])
-        yield _settled(row, cluster, cost, former, sizes, self.prices, self.widths)
+        yield _settled(row, cluster, cost, former, sizes, self.prices)
 
 
 class MatrixCosts(Costs):
@@ -236,9 +251,9 @@ class MatrixCosts(Costs):
         for start in range(0, self.n_rows, block_rows):
             yield start, self.cost[start : start + block_rows].cpu().double()
 
-    def look(self, prices: Array, widths: Array, block_rows: int) -> Look:
+    def look(self, prices: Prices, block_rows: int) -> Look:
         """See `Costs`."""
-        return _Given(self, prices, widths, block_rows)
+        return _Given(self, prices, block_rows)
 
     def some(self, count: int) -> tuple[Array, Array]:
         """See `Costs`."""
@@ -247,8 +262,8 @@ class MatrixCosts(Costs):
 
 
 class _Given(Look):
-    def __init__(self, costs: MatrixCosts, prices: Array, widths: Array, block_rows: int) -> None:
-        self.costs, self.prices, self.widths = costs, prices, widths
+    def __init__(self, costs: MatrixCosts, prices: Prices, block_rows: int) -> None:
+        self.costs, self.prices = costs, prices
         self.found = _room(block_rows, costs.n_clusters)
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
@@ -257,7 +272,7 @@ class _Given(Look):
         while done < len(rows):
             found = _part(self.found, label[done:])
             sizes = self.costs.sizes(start + done, len(rows) - done)
-            n_listed, n_rows = kernels.offers_by_cost(cost[done:], self.prices, self.widths, sizes, found)
+            n_listed, n_rows = kernels.offers_by_cost(cost[done:], *self.prices, sizes, found)
             yield _used(found, n_listed, n_rows)
             done += n_rows
 
@@ -281,11 +296,11 @@ def _used(found: Found, n_listed: int, n_rows: int) -> Found:
 
 
 def _settled(
-    row: Tensor, cluster: Tensor, cost: Tensor, former: Tensor, sizes: Tensor, prices: Tensor, widths: Tensor
+    row: Tensor, cluster: Tensor, cost: Tensor, former: Tensor, sizes: Tensor, prices: Prices
 ) -> Found:
     """What the kernels make of exact costs of listed pairs (in order of rows, then clusters), in torch."""
     count = len(former)
-    reduced = cost - sizes[row] * prices[cluster]
+    reduced = cost - sizes[row] * prices.value[cluster]
     best = torch.full_like(sizes, torch.inf).scatter_reduce_(0, row, reduced, "amin")
     ties, place = reduced == best[row], torch.arange(len(row), device=row.device)
     order = torch.where(cluster == former[row], -1, place)  # of equals the cluster it is in, else the lowest
@@ -294,7 +309,7 @@ def _settled(
     chosen = torch.where(chosen < 0, own, chosen)
     label = cluster[chosen]
     former_cost = cost[torch.where(former >= 0, own, chosen)]
-    kept = reduced <= best[row] + sizes[row] * widths[cluster]
+    kept = reduced <= best[row] + sizes[row] * (prices.width[cluster] + prices.reach[label[row]])
     n_offers = torch.bincount(row[kept], minlength=count)
     n_offers[(n_offers < 2) | (sizes <= 0)] = 0
     listed = kept & (n_offers[row] > 0)

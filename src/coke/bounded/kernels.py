@@ -56,7 +56,7 @@ def _ordered(value):
 
 
 @_reordered
-def _least(scores, squares, prices, widths, row_scale, price_scale, product_scale, least_wide):
+def _least(scores, squares, prices, widths, row_scale, price_scale, product_scale, least):
     """The least reduced cost of all columns; of every `CHUNK` columns that less its width, `_ordered`.
 
     Everything is padded to whole chunks. The compiler vectorises loops whose length it knows, and over indices that it
@@ -70,7 +70,7 @@ def _least(scores, squares, prices, widths, row_scale, price_scale, product_scal
             value = row_scale * squares[k] - product_scale * scores[k] - price_scale * prices[k]
             low = min(low, _ordered(value))
             low_wide = min(low_wide, _ordered(value - price_scale * widths[k]))
-        least_wide[chunk] = low_wide
+        least[chunk] = low_wide
         best = min(best, low)
     return np.int32(best ^ ((best >> 31) & 0x7FFFFFFF)).view(np.float32)
 
@@ -85,28 +85,51 @@ def _padded(values, filling):
 
 
 @_compiled
-def _settle(i, n_listed, first, weight, prices, widths, found):
-    """Of the exact costs listed from ``first`` on keep what is on offer; the best one, the former if it ties."""
+def _best(i, first, end, weight, prices, found):
+    """Which of the exact costs listed for a row is the best: of equals the cluster it is in, else the lowest."""
     best, chosen = np.inf, -1
-    for place in range(first, n_listed):
+    for place in range(first, end):
         reduced = found.offer[place] - weight * prices[found.cluster[place]]
         if reduced < best or (reduced == best and found.cluster[place] == found.label[i]):
             best, chosen = reduced, place
+    return chosen
+
+
+@_compiled
+def _keep(i, first, end, chosen, weight, prices, widths, reaches, found):
+    """Write what is known of a row, and keep of its exact costs what is on offer: the end of those that are listed."""
     cluster, cost = found.cluster[chosen], found.offer[chosen]
+    bar = cost - weight * prices[cluster] + weight * reaches[cluster]
     kept = first
-    for place in range(first, n_listed):
+    for place in range(first, end):
         k = found.cluster[place]
-        if found.offer[place] - weight * prices[k] <= best + weight * widths[k]:
+        if found.offer[place] - weight * prices[k] <= bar + weight * widths[k]:
             found.cluster[kept], found.offer[kept] = k, found.offer[place]
             kept += 1
-    found.label[i], found.cost[i] = cluster, cost
     listed = kept > first + 1 and weight > 0
+    found.label[i], found.cost[i] = cluster, cost
     found.n_offers[i] = kept - first if listed else 0
     return kept if listed else first
 
 
 @_compiled
-def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, widths, costs, sizes, errors, found):
+def _list(i, bar, scores, row, factor, centers, scale, squares, prices, widths, row_scale, price_scale, first, least, found):
+    """List all clusters of a row whose score, less their width, may be below ``bar``, with exact costs."""
+    end, lowest = first, _ordered(bar)
+    product_scale = row_scale * np.float32(factor)
+    for chunk in range(len(least)):
+        if least[chunk] <= lowest:
+            for k in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, len(centers))):
+                value = row_scale * squares[k] - product_scale * scores[k] - price_scale * prices[k]
+                if not (value - price_scale * widths[k] > bar):
+                    found.cluster[end] = k
+                    found.offer[end] = scale * _squared_distance(row, factor, centers[k])
+                    end += 1
+    return end
+
+
+@_compiled
+def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, widths, reaches, costs, sizes, errors, found):
     """Offers of a block's rows by squared distance.
 
     Args:
@@ -116,7 +139,8 @@ def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, w
         centers: float64 [K, D].
         scale: of a squared distance in the cost.
         squares: float64 [K], squared lengths of (shifted) centers.
-        prices, widths: float64 [K].
+        prices, widths, reaches: float64 [K]; a row at its best cluster b is offered to k if that is worse by at most
+            widths[k] + reaches[b], per unit of size.
         costs, sizes: float64 [b], what a row's costs are multiplied by, and what it counts for in a size.
         errors: float32 [b], by how much a score may be off, as part of a reduced cost.
         found: written to.
@@ -127,56 +151,52 @@ def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, w
     n_clusters = len(squares)
     squares_32, widths_32 = _padded(squares, 3e38), _padded(widths, 0)
     prices_32 = _padded(prices - prices.mean(), 0)  # a common shift decides nothing
-    least_wide = np.empty(len(squares_32) // CHUNK, np.int32)
+    least = np.empty(len(squares_32) // CHUNK, np.int32)
     n_listed = 0
     for i in range(len(rows)):
         if n_listed + n_clusters > len(found.cluster):
             return n_listed, i
-        row_scale, price_scale = np.float32(scale * costs[i]), np.float32(sizes[i])
-        product_scale = np.float32(scale * costs[i] * factors[i])
-        best = _least(
-            scores[i], squares_32, prices_32, widths_32, row_scale, price_scale, product_scale, least_wide
+        own_scale, factor, size = scale * costs[i], factors[i], sizes[i]
+        row_scale, price_scale = np.float32(own_scale), np.float32(size)
+        product_scale = row_scale * np.float32(factor)
+        row, score = rows[i], scores[i]
+        bar = 2 * errors[i] + _least(
+            score, squares_32, prices_32, widths_32, row_scale, price_scale, product_scale, least
         )
-        bar = best + 2 * errors[i]
-        lowest = _ordered(bar)
-        first, former, former_cost = n_listed, found.label[i], -1.0
-        end = first
-        for chunk in range(len(least_wide)):
-            if least_wide[chunk] <= lowest:
-                for k in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, n_clusters)):
-                    value = row_scale * squares_32[k] - product_scale * scores[i, k] - price_scale * prices_32[k]
-                    if not (value - price_scale * widths_32[k] > bar):
-                        exact = scale * costs[i] * _squared_distance(rows[i], factors[i], centers[k])
-                        found.cluster[end], found.offer[end] = k, exact
-                        end += 1
-                        if k == former:
-                            former_cost = exact
-        if former >= 0 and former_cost < 0:
-            former_cost = scale * costs[i] * _squared_distance(rows[i], factors[i], centers[former])
-        n_listed = _settle(i, end, first, sizes[i], prices, widths, found)
-        found.former_cost[i] = former_cost if former >= 0 else found.cost[i]
+        end = _list(
+            i, bar, score, row, factor, centers, own_scale, squares_32, prices_32, widths_32, row_scale, price_scale,
+            n_listed, least, found,
+        )  # fmt: skip
+        chosen = _best(i, n_listed, end, size, prices, found)
+        reach = reaches[found.cluster[chosen]]
+        if reach > 0:
+            end = _list(
+                i, bar + price_scale * np.float32(reach), score, row, factor, centers, own_scale, squares_32, prices_32,
+                widths_32, row_scale, price_scale, n_listed, least, found,
+            )  # fmt: skip
+            chosen = _best(i, n_listed, end, size, prices, found)
+        former = found.label[i]
+        found.former_cost[i] = found.offer[chosen]
+        if former >= 0 and former != found.cluster[chosen]:
+            found.former_cost[i] = own_scale * _squared_distance(row, factor, centers[former])
+        n_listed = _keep(i, n_listed, end, chosen, size, prices, widths, reaches, found)
     return n_listed, len(rows)
 
 
 @_compiled
-def offers_by_cost(cost, prices, widths, sizes, found):
+def offers_by_cost(cost, prices, widths, reaches, sizes, found):
     """As `offers_by_distance`, for costs float64 [b, K] that are given."""
     n_clusters = len(prices)
     n_listed = 0
     for i in range(len(cost)):
         if n_listed + n_clusters > len(found.cluster):
             return n_listed, i
-        best = np.inf
         for k in range(n_clusters):
-            best = min(best, cost[i, k] - sizes[i] * prices[k])
-        first, end = n_listed, n_listed
-        for k in range(n_clusters):
-            if cost[i, k] - sizes[i] * prices[k] <= best + sizes[i] * widths[k]:
-                found.cluster[end], found.offer[end] = k, cost[i, k]
-                end += 1
+            found.cluster[n_listed + k], found.offer[n_listed + k] = k, cost[i, k]
+        chosen = _best(i, n_listed, n_listed + n_clusters, sizes[i], prices, found)
         former = found.label[i]
-        n_listed = _settle(i, end, first, sizes[i], prices, widths, found)
-        found.former_cost[i] = cost[i, former] if former >= 0 else found.cost[i]
+        found.former_cost[i] = cost[i, former] if former >= 0 else found.offer[chosen]
+        n_listed = _keep(i, n_listed, n_listed + n_clusters, chosen, sizes[i], prices, widths, reaches, found)
     return n_listed, len(cost)
 
 

@@ -18,16 +18,15 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import Assignment, Prices, assign_within, is_free
+from coke.bounded.assignment import Assignment, assign_within, is_free, needed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import returned_dtype
+from coke.bounded.costs import Prices, returned_dtype
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
-from coke.bounded.sample import first_widths
+from coke.bounded.sample import first_prices
 from coke.bounded.sizes import SizeBounds
 
 _EQUAL = 1e-14  # relative: an objective that falls by less has not fallen
-_STILL_FAR = 0.1  # of all rows: while more of them change, prices are first fitted to the sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +67,18 @@ def lloyd(
     centers = centers.to(dtype).double()  # labels must be those of the centers as they are returned
     labels = np.full(rows.vectors.n_rows, -1, dtype=np.int32)
     sums = rows.sums(len(centers))
-    prices, changed, best, shift = None, rows.n_total, None, np.inf
+    prices, best, shift, stride = None, None, np.inf, 0.0
     if duals is not None:
-        prices = Prices(duals, first_widths(rows.costs(centers), duals))
+        prices = first_prices(rows.costs(centers), duals)
     for n_moves in range(max_iter + 1):
         began = time.monotonic()
-        if not free and (changed > _STILL_FAR * rows.n_total or prices is None):
-            prices = rows.sample.prices(centers, bounds, prices)
+        if not free and (n_moves == 0 and prices is None or n_moves == 1):
+            value = None if prices is None else prices.value
+            prices = rows.sample.prices(centers, bounds, value)
         before = labels.copy()
         found = assign_rows(rows, centers, bounds, prices, labels, sums=sums, block_rows=block_rows)
-        changed, prices = found.n_changed, following(found)
+        changed = found.n_changed
+        prices, stride = following(found, bounds, stride)
         if progress is not None:
             progress(
                 f"iteration {n_moves + 1}: objective {found.cost:.8g}, {changed:,} labels changed, "
@@ -128,9 +129,17 @@ def assign_rows(
     )
 
 
-def following(found: Assignment) -> Prices:
-    """What the next assignment starts from."""
-    return Prices(found.prices.value, np.maximum(2 * np.maximum(found.needed, 0), found.prices.width / 2))
+def following(found: Assignment, bounds: SizeBounds, stride: float) -> tuple[Prices, float]:
+    """What the next assignment starts from, and how far its prices may be expected to move, at most.
+
+    Offers are cheap and sweeps are not. Prices of clusters that are not near a bound hardly ever move.
+    """
+    lower, upper, held = bounds.lower.numpy(), bounds.upper.numpy(), found.sizes
+    needs = needed(found.moved)
+    stride = max(2 * float(max(need.max() for need in needs)), 0.8 * stride)
+    near = (found.prices.value != 0) | (held <= 1.1 * lower + 1) | (held >= 0.9 * upper - 1)
+    width, reach = (np.maximum(np.where(near, stride, 0.8 * now), 2 * need) for need, now in zip(needs, found.prices[1:], strict=True))
+    return Prices(found.prices.value, width, reach), stride
 
 
 def count_sizes(rows: Rows, labels: Array, n_clusters: int) -> Array:

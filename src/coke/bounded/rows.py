@@ -147,7 +147,7 @@ def _draw(
     columns += [weight[at] for weight in (sample_weight, size_weight) if weight is not None]
     gathered = list(distributed.gather_uneven(tuple(columns)))
     rows = gathered.pop(0)
-    variance, mean = torch.var_mean(rows, 0, correction=0)
+    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
     needed = metric != COSINE and bool(mean.square().sum() > 0.25 * variance.sum())
     weight = None if sample_weight is None else gathered.pop(0)
     size = None if size_weight is None else gathered.pop(0)

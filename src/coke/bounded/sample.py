@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import Prices, assign_within
-from coke.bounded.costs import COSINE, Costs, DistanceCosts, exact_costs, unit_rows
+from coke.bounded.assignment import assign_within
+from coke.bounded.costs import COSINE, Costs, DistanceCosts, Prices, as_floats, exact_costs, unit_rows
 from coke.bounded.kernels import Array
 from coke.bounded.sizes import SizeBounds
 from coke.vectors.arrays import ArrayVectors
@@ -29,7 +29,7 @@ class Sample:
     """Rows of all processes.
 
     Attributes:
-        rows: float64 [S, D], unit vectors for cosine.
+        rows: float32 or float64 [S, D], unit vectors for cosine.
         metric: ``"euclidean"`` or ``"cosine"``.
         shift: as in `DistanceCosts`.
         sample_weight, size_weight: float64 [S] or None for 1.
@@ -48,7 +48,7 @@ class Sample:
     @property
     def variance(self) -> float:
         """The rows' variance, averaged over features."""
-        return float(self.rows.var(0, correction=0).mean())
+        return float(self.rows.double().var(0, correction=0).mean())
 
     def costs(self, centers: Tensor, step: int = 1) -> Costs:
         """Costs of every ``step``-th row for centers [K, D], on the CPU."""
@@ -59,19 +59,16 @@ class Sample:
         shift = None if self.shift is None else self.shift.cpu()
         return DistanceCosts(rows, centers.cpu(), self.metric, shift, *here)
 
-    def prices(self, centers: Tensor, bounds: SizeBounds, prices: Prices | None) -> Prices:
+    def prices(self, centers: Tensor, bounds: SizeBounds, value: Array | None) -> Prices:
         """Prices that nearly fit all rows, since they fit the sample, a larger and larger part of it."""
         n_clusters, n_rows = len(centers), len(self.rows)
         step = max(n_rows // max(_FIRST_ROWS * n_clusters, 2**11), 1)
+        prices = first_prices(self.costs(centers), np.zeros(n_clusters) if value is None else value)
+        if n_rows == self.n_total and step == 1:
+            return prices
         while True:
-            costs = self.costs(centers, step)
-            if prices is None:
-                value = np.zeros(n_clusters)
-                prices = Prices(value, first_widths(costs, value))
-            if step == 1 and n_rows == self.n_total:
-                return prices  # the sample is all there is: nothing would be gained
-            prices = _fit(costs, bounds, self.total, prices)
-            if step == 1:
+            prices = _fit(self.costs(centers, step), bounds, self.total, prices)
+            if step == 1 or step <= 4 and n_rows == self.n_total:
                 return prices
             step = max(step // 8, 1)
 
@@ -79,16 +76,16 @@ class Sample:
         """Put each empty cluster's center on the row that is farthest from all centers, one after the other."""
         if not bool(empty.any()):
             return centers
-        centers = centers.clone()
-        distance = torch.full_like(self.rows[:, 0], torch.inf)
+        centers, rows = centers.clone(), self.rows.double()
+        distance = torch.full_like(rows[:, 0], torch.inf)
         for part in centers[~empty].split(64):
-            distance = torch.minimum(distance, torch.cdist(self.rows, part).amin(1).square())
+            distance = torch.minimum(distance, torch.cdist(rows, part).amin(1).square())
         if self.sample_weight is not None:
             distance = distance * (self.sample_weight > 0)
         for cluster in empty.nonzero()[:, 0].tolist():
             farthest = int(distance.argmax())
-            centers[cluster] = self.rows[farthest]
-            distance = torch.minimum(distance, exact_costs(self.rows, self.rows[farthest]))
+            centers[cluster] = rows[farthest]
+            distance = torch.minimum(distance, exact_costs(rows, rows[farthest]))
         return centers
 
 
@@ -106,16 +103,17 @@ def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Pric
         return assign_within(costs, scaled, total * share, prices, labels, heaviest=heaviest).prices
 
 
-def first_widths(costs: Costs, prices: Array) -> Array:
-    """Widths under which a cluster is offered about twice as many rows as an equal share, read off some rows."""
+def first_prices(costs: Costs, value: Array) -> Prices:
+    """Prices with widths under which a cluster is offered about twice as many rows as an equal share."""
     n_clusters = costs.n_clusters
     reduced, sizes = costs.some(max(_DENSE_PAIRS // n_clusters, 16))
-    reduced = (reduced - sizes[:, None] * prices) / np.maximum(sizes, 1e-300)[:, None]
+    reduced = (reduced - sizes[:, None] * value) / np.maximum(sizes, 1e-300)[:, None]
     lead = reduced - reduced.min(1, keepdims=True)
     rank = min(max(2 * len(lead) // n_clusters, 1), len(lead) - 1)
-    return np.partition(lead, rank, axis=0)[rank]
+    return Prices(value, np.partition(lead, rank, axis=0)[rank], np.zeros(n_clusters))
 
 
 def stored(rows: Tensor, metric: str) -> Tensor:
-    """Rows as a sample holds them: float64, unit vectors for cosine."""
-    return unit_rows(rows) if metric == COSINE else rows.double()
+    """Rows as a sample holds them: floats that hold their values, unit vectors for cosine."""
+    kept = as_floats(rows)
+    return unit_rows(rows).to(kept.dtype) if metric == COSINE else kept

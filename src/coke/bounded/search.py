@@ -434,20 +434,20 @@ def _send_one(n_hops, sign, offers, sizes, slack, graph, search):
 
 
 @_compiled
-def move_rows(offers, sizes, prices, width, slack, unit):
+def move_rows(offers, sizes, prices, width, reach, slack, unit):
     """Move rows and prices until sizes hold and no row would rather be elsewhere, as far as offers lead.
 
     Args:
         offers: rows at their best cluster under ``prices``; `Offers.at` is moved.
         sizes: of all rows, also of those without a second offer; ``held`` is moved.
         prices: float64 [K], moved.
-        width: float64 [K], by how much a pair may be worse than its row's best and still be on offer.
+        width, reach: float64 [K], what is on offer: see `coke.bounded.costs.Prices`.
         slack: what a size may miss: 0, or with weights up to the largest.
         unit: whether every row weighs 1.
 
     Returns:
-        bool [K], the clusters that paths were not found for or that lie on the way there: they need wider offers; and
-        how many paths were gone.
+        Bool [2, K], clusters on the way to what was not found: those that lack rows need wider offers, those with too
+        many a longer reach; and how many paths were gone.
     """
     n_clusters = len(prices)
     graph = _graph(offers, n_clusters)
@@ -461,7 +461,7 @@ def move_rows(offers, sizes, prices, width, slack, unit):
         np.empty(n_clusters, np.int64),
     )
     before = prices.copy()
-    wanting = np.zeros(n_clusters, np.bool_)
+    wanting = np.zeros((2, n_clusters), np.bool_)
     n_paths = 0
     most = np.inf if unit else 20.0 * (len(offers.at) + n_clusters)
     for _ in range(4):
@@ -472,11 +472,11 @@ def move_rows(offers, sizes, prices, width, slack, unit):
                     end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
                     n_paths += 1
                     if end < 0:  # nothing on offer leads there: go as far as offers are known to be complete
-                        nearest = _known(n_touched, sign, prices, before, width, search)
+                        nearest = _known(n_touched, sign, prices, before, width, reach, search)
                     for place in range(n_touched):
                         v = search.touched[place]
                         if search.is_settled[v]:
-                            wanting[v] |= end < 0
+                            wanting[0 if sign > 0 else 1, v] |= end < 0
                             _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
                     if end == origin or (
                         end >= 0
@@ -510,14 +510,16 @@ def _shift(v, is_origin, sign, rise, sizes, prices):
 
 
 @_compiled
-def _known(n_touched, sign, prices, before, width, search):
+def _known(n_touched, sign, prices, before, width, reach, search):
     """How far prices may move before a pair that is not on offer could matter, from where a search got lost."""
-    lowest, left, farthest = np.inf, np.inf, 0.0
+    nearest, farthest, left = np.inf, 0.0, np.inf
     for k in range(len(prices)):
-        lowest = min(lowest, prices[k] - before[k])
+        moved = prices[k] - before[k]
+        nearest = min(nearest, moved + reach[k] if sign > 0 else width[k] - moved)
     for place in range(n_touched):
         v = search.touched[place]
+        moved = prices[v] - before[v]
         farthest = max(farthest, search.distance[v])
-        spent = prices[v] - before[v] - lowest if sign > 0 else 0.0
-        left = min(left, search.distance[v] + width[v] - spent)
+        own = width[v] - moved if sign > 0 else reach[v] + moved
+        left = min(left, search.distance[v] + own + nearest)
     return max(left, 0.0) if left < np.inf else farthest

@@ -32,7 +32,7 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
         ConfigError: an unknown name.
         DataError: centers of another shape, or that are not finite.
     """
-    rows = sample.rows
+    rows = sample.rows.double()
     if isinstance(init, str):
         if init not in INITS:
             raise ConfigError(

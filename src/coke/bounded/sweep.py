@@ -19,7 +19,7 @@ from torch import Tensor
 
 from coke import distributed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import Costs
+from coke.bounded.costs import Costs, Prices
 from coke.bounded.crew import work_through
 from coke.bounded.kernels import Array, Found, add_exactly
 from coke.bounded.search import Offers
@@ -50,22 +50,20 @@ class Swept:
 
 def sweep(
     costs: Costs,
-    prices: Array,
-    widths: Array,
+    prices: Prices,
     labels: Array,
     *,
     sums: CenterSums | None = None,
     block_rows: int | None = None,
 ) -> Swept:
-    """Put each row into its best cluster under ``prices`` [K], and list what else may be offered to it.
+    """Put each row into its best cluster under ``prices``, and list what else may be offered to it.
 
     A row keeps its cluster where that is as good as the best, else of equals it goes to the lowest. Neither block
     size nor threads nor processes change a label.
 
     Args:
         costs: of this process's rows.
-        prices: float64 [K].
-        widths: float64 [K], by how much a reduced cost may be above the row's best, per unit of size.
+        prices: and how wide offers are.
         labels: int32 [N], in and out; -1: none yet.
         sums: of the rows of every cluster by ``labels``, kept in step.
         block_rows: rows of a block; None: what suits.
@@ -77,7 +75,7 @@ def sweep(
     totals = []
 
     def begin() -> Callable[[tuple[int, Tensor]], None]:
-        look = costs.look(prices, widths, block_rows)
+        look = costs.look(prices, block_rows)
         total = np.zeros((2, 2))
         totals.append(total)
         add = None if sums is None else sums.adder(alone)
