@@ -1,0 +1,276 @@
+"""What `coke cluster` and `coke assign` do: check what is asked, open, fit or assign, write, say what came of it.
+
+With torchrun every process runs this, on its own part of the rows; the first one writes and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from coke import distributed
+from coke.atomic import atomic
+from coke.bounded.estimator import ConstrainedKMeans
+from coke.bounded.files import about, as_bytes, load_clustering
+from coke.bounded.places import places
+from coke.bounded.processes import collected, joined, open_together, together
+from coke.bounded.size_request import number
+from coke.bounded.sizes import SizeBounds, resolve_bounds
+from coke.errors import ConfigError, DataError
+from coke.vectors import Vectors
+from coke.vectors.columns import column_field, column_values
+
+Array = np.ndarray[Any, Any]
+COLUMNS = {"row": pa.int64(), "cluster": pa.int32(), "distance": pa.float32()}
+COLUMNS |= {"margin": pa.float32(), "second": pa.int32()}  # null where there is one cluster only
+_ROW_GROUP = 2**18
+
+
+def run(options: Namespace) -> None:
+    """Carry out a verb, with the options of `coke.cluster_cli`. Raises `CokeError` before any work."""
+    began, fits = time.monotonic(), options.verb == "cluster"
+    with joined(options.device) as device:
+        console = Console(quiet=distributed.rank() > 0, highlight=False, markup=False, soft_wrap=True)
+        with together():
+            if fits:
+                options.centers = options.centers or options.out.with_suffix(".safetensors")
+            if distributed.rank() == 0:
+                check_outputs(options)
+            sizes = asked_sizes(options)
+            km = asked_estimator(options, sizes) if fits else load_clustering(options.file, options.head)
+        vectors = open_together(options.data, options.column, device)
+        with together():
+            key = None if options.id is None else column_field(vectors, options.id)
+        bounds = resolve_bounds(vectors.n_rows, km.n_clusters, **sizes)
+        if options.file and vectors.n_features != km.n_features_in_:
+            have = f"features, the centers of {options.file} have {km.n_features_in_}"
+            raise DataError(
+                f"{vectors.name} has {vectors.n_features} {have}: both must come from one embedding"
+            )
+        shape = f"{vectors.n_rows:,} rows of {vectors.n_features:,} features, {str(vectors.dtype)[6:]}"
+        shape += f", on {distributed.world_size()} processes" if distributed.active() else ""
+        clusters = f"{km.n_clusters:,} clusters" + ("" if fits else f" of {options.file}")
+        console.print(f"{vectors.name}: {shape}; {clusters}, {km.metric}")
+        facts = {name: np.asarray(size).tolist() for name, size in sizes.items()} | {"n_rows": vectors.n_rows}
+        with own_rows(vectors, console) as rows:
+            if fits:
+                labels = km.set_params(verbose=int(not console.quiet)).fit(rows).labels_
+                facts |= {"inertia": km.inertia_, "lower_bound": km.lower_bound_, "gap": km.gap_}
+                facts |= {"seed": options.seed, "n_iter": km.n_iter_}
+            elif sizes:
+                within = km.assignment(rows, **sizes)
+                labels, facts["centers"] = within.labels.cpu(), options.file.name
+                facts |= {"inertia": within.cost, "lower_bound": within.lower_bound, "gap": within.gap}
+            else:
+                labels, facts["centers"] = km.predict(rows), options.file.name
+            found = collected(places(rows, labels, km.cluster_centers_, km.metric))
+        with together():
+            if distributed.rank() == 0:
+                write(options, km, facts, vectors, key, found)
+        if distributed.rank() == 0:
+            lines = summary(found, bounds, facts, km)
+            lines["time"] = f"{time.monotonic() - began:.1f} s"
+            lines["written"] = ", ".join(str(path) for path in (options.out, options.centers) if path)
+            width = max(map(len, lines))
+            console.print("\n".join(f"{name:{width}}  {text}" for name, text in lines.items()))
+
+
+def check_outputs(options: Namespace) -> None:
+    """Raise `ConfigError` where an output cannot be written, or would come between the inputs."""
+    data, outputs = options.data.resolve(), {"--out": options.out, "--centers": options.centers}
+    for (flag, path), suffix in zip(outputs.items(), (".parquet", ".safetensors"), strict=True):
+        if path is None:
+            continue
+        folder, inside = path.parent, data.is_dir() and data in path.resolve().parents
+        problems = {
+            f"it is written as {suffix[1:]}, so let its name end in {suffix}": path.suffix != suffix,
+            "its name is not UTF-8, and could not be read again": str(path)
+            != os.fsencode(path).decode(errors="replace"),
+            "it is the data itself: name another file": path.resolve() == data,
+            "it would be read as data the next time: name another folder": inside,
+            "it is a folder: name a file in it": path.is_dir(),
+            "it exists: pass --overwrite to replace it, or name another file": path.exists()
+            > options.overwrite,
+            f"there is no folder {folder}, make it first": not folder.is_dir(),
+            f"nothing can be written to {folder}, name another folder": not os.access(
+                folder, os.W_OK | os.X_OK
+            ),
+        }
+        for problem in [text for text, met in problems.items() if met]:
+            raise ConfigError(f"{flag} {path}: {problem}")
+    if options.id in COLUMNS:
+        raise ConfigError(
+            f"--id {options.id}: --out has its own column of that name: rename that of the data"
+        )
+
+
+def asked_sizes(options: Namespace) -> dict[str, Any]:
+    """Sizes as `ConstrainedKMeans` takes them, those of a file among them."""
+    names = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
+    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    of_file = {} if options.sizes is None else read_sizes(options.sizes)
+    for name in asked:
+        if (kind := name.removesuffix("_ratio")) in of_file:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{options.sizes} holds {kind} of each cluster: leave out {flag}")
+    return asked | of_file
+
+
+def read_sizes(path: Path) -> dict[str, Array]:
+    """``min_size`` and ``max_size``, [K] each, or the latter alone, from .npy or text with a line for each cluster.
+
+    In a text commas, semicolons, tabs or spaces stand between columns, a first line may name them, and ``#`` begins
+    a comment. Without names one column is the maximum, two are both. ``inf`` is no maximum.
+    """
+    try:
+        if path.suffix == ".npy":
+            lines = [np.atleast_1d(row).tolist() for row in np.load(path, allow_pickle=False)]
+        else:
+            texts = [
+                line.split("#")[0].strip()
+                for line in path.read_text("utf-8-sig").replace('"', "").splitlines()
+            ]
+            lines = [re.split(r"\s*[,;\t]\s*|\s+", text) if text else [] for text in texts]
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as sizes: {error}") from error
+    rows = {index: words for index, words in enumerate(lines, 1) if words}
+    first, table = next(iter(rows), 0), []
+    names = ["min_size", "max_size"][-len(rows.get(first, "")) :]
+    if sorted(rows.get(first, "")) in (["max_size"], ["max_size", "min_size"]):
+        names = rows.pop(first)
+    for index, words in rows.items():
+        try:
+            table.append([float(word) for word, _ in zip(words, names, strict=True)])
+        except (TypeError, ValueError) as error:
+            wanted = f"a number is expected for {' and '.join(names)}"
+            raise DataError(f"{path}, line {index}: {', '.join(map(str, words))!r}, but {wanted}") from error
+    if not table:
+        raise DataError(f"{path} holds no sizes")
+    columns = np.array(table).T
+    if len(table) > 2 and len(columns) == 2 and np.array_equal(columns[0], range(len(table))):
+        raise DataError(f"{path}: its first column counts 0, 1, 2, ...: leave the clusters' numbers out")
+    return dict(zip(names, columns, strict=True))
+
+
+def asked_estimator(options: Namespace, sizes: dict[str, Any]) -> ConstrainedKMeans:
+    """The estimator of `coke cluster`: a new one, or that of the earlier clusters that --start names."""
+    names = ("init", "n_init", "max_iter", "tol", "metric")
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings |= {**sizes, "random_state": options.seed}
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed must lie in 0 ... 2^32 - 1, got {options.seed}")
+    if options.file is None and options.k is None:
+        raise ConfigError("--k is missing: say how many clusters, or name earlier ones with --start")
+    if options.file is None:
+        return ConstrainedKMeans(options.k, **settings)
+    if options.init is not None:
+        raise ConfigError("--init and --start both say where to begin: leave out one of them")
+    km = load_clustering(options.file, options.head)
+    for flag, asked, known in (("--k", options.k, km.n_clusters), ("--metric", options.metric, km.metric)):
+        if asked not in (None, known):
+            start = f"--start {options.file}, which has {known}"
+            raise ConfigError(f"{flag} {asked} does not go with {start}: leave {flag} out")
+    return km.set_params(**settings)
+
+
+@contextmanager
+def own_rows(vectors: Vectors, console: Console) -> Iterator[Vectors]:
+    """This process's part of the rows, with a bar over each pass on a terminal; warnings inside become notes."""
+    part, hidden = distributed.shard(vectors.n_rows), console.quiet or not console.is_terminal
+    with warnings.catch_warnings(), Progress(console=console, transient=True, disable=hidden) as bar:
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
+        yield Watched(vectors.slice(part.start, part.stop), bar)
+
+
+class Watched(Vectors):
+    """Vectors that show on a bar how far a pass over them has come."""
+
+    def __init__(self, vectors: Vectors, bar: Progress) -> None:
+        super().__init__(vectors.name, vectors.n_rows, vectors.n_features, vectors.dtype, vectors.device)
+        self.kind, self._vectors, self._bar = vectors.kind, vectors, bar
+        self._task, self._passes = bar.add_task(""), count(1)
+
+    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
+        self._bar.reset(self._task, total=self.n_rows, description=f"pass {next(self._passes)}")
+        for batch in self._vectors.slice(self._start, self._start + self.n_rows)._batches(wanted_rows):
+            yield batch
+            self._bar.advance(self._task, len(batch))
+
+    def _take(self, ids: Tensor) -> Tensor:
+        return self._vectors._take(ids + self._start)
+
+
+def write(
+    options: Namespace, km: ConstrainedKMeans, facts: dict[str, Any], vectors: Vectors, key: Any, found: Array
+) -> None:
+    """Each row's place and, after a fit, the clusters: under their names only when both are whole."""
+    row, *fields = [pa.field(name, kind) for name, kind in COLUMNS.items()]
+    schema = pa.schema([row, *([key] if key else []), *fields], about(km.metric, facts))
+    pieces = (range(start, min(start + _ROW_GROUP, len(found))) for start in range(0, len(found), _ROW_GROUP))
+    done = 0
+    try:
+        with ExitStack() as files:
+            if options.centers is not None:
+                head = [torch.as_tensor(values) for values in (km.cluster_centers_, km.duals_, km.counts_)]
+                stream = files.enter_context(atomic(options.centers, "wb"))
+                stream.write(as_bytes([(head[0], head[1], head[2])], km.metric, facts))
+                stream.flush()  # a full disk is noticed here
+            stream = files.enter_context(atomic(options.out, "wb"))
+            writer = files.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
+            for values in column_values(vectors, key.name) if key else pieces:
+                part, alone = found[done : done + len(values)], {}
+                alone["margin"] = alone["second"] = part["second"] < 0
+                columns = {f.name: pa.array(part[f.name].copy(), mask=alone.get(f.name)) for f in fields}
+                columns["row"] = pa.array(range(done, done + len(part)))
+                writer.write_table(pa.table(columns | ({key.name: values} if key else {}), schema))
+                done += len(part)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{options.out} cannot be written: {error}") from error
+
+
+def summary(found: Array, bounds: SizeBounds, facts: dict[str, Any], km: ConstrainedKMeans) -> dict[str, str]:
+    """What came of it, name by name: sizes beside their bounds, and how good the rows' places are."""
+    sizes, n_moved = np.bincount(found["cluster"], minlength=km.n_clusters), int((found["margin"] < 0).sum())
+    lower, upper = bounds.lower.cpu().numpy(), bounds.upper.cpu().numpy()
+    figures = {"smallest": sizes.min(), "median": np.median(sizes), "largest": sizes.max()}
+    lines = {"sizes": "  ".join(f"{name} {number(float(size))}" for name, size in figures.items())}
+    asked = [f"at least {_ends(lower)}"] if lower.any() else []
+    asked += [f"at most {_ends(upper)}"] if (upper < len(found)).any() else []
+    n_broken = int(((sizes < lower) | (sizes > upper)).sum())
+    asked += [f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold"]
+    lines["bounds"] = ", ".join(asked) if len(asked) > 1 else "none"
+    if "gap" in facts and len(asked) > 1:
+        more = " by more than this share" if facts["gap"] else ""
+        text = f"{facts['gap']:.2g}: no labels within the bounds cost less{more}, for these centers"
+        lines["gap"] = text if facts["gap"] < np.inf else "unknown: the lower bound is 0"
+    lines["distance"] = f"{found['distance'].mean(dtype=np.float64):.6g} on average"
+    if n_moved:
+        share = f"{n_moved:,} rows ({n_moved / len(found):.2%})"
+        lines["moved"] = f"{share} out of their nearest cluster, for the bounds' sake"
+    if "inertia" in facts:
+        lines["inertia"] = f"{facts['inertia']:.6g}"
+    if "n_iter" in facts:
+        at_rest = "" if facts["n_iter"] < km.max_iter else ", the most allowed: --max-iter sets it"
+        lines["iterations"] = f"{facts['n_iter']}{at_rest}"
+    return lines
+
+
+def _ends(bound: Array) -> str:
+    return " ... ".join(dict.fromkeys(number(float(end)) for end in (bound.min(), bound.max())))
