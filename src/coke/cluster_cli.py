@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 
@@ -76,16 +75,14 @@ def _run(options: argparse.Namespace) -> int:
     """
     from coke.bounded.command import run
 
+    def stop(number: int, frame: Any) -> None:
+        print("coke: terminated", file=sys.stderr)
+        raise SystemExit(128 + number)
+
     before = signal.getsignal(signal.SIGTERM)
-    if "RANK" not in os.environ:
-        signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, before if "RANK" in os.environ else stop)
     try:
         run(options)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    print("coke: terminated", file=sys.stderr)
-    raise SystemExit(128 + number)

@@ -37,8 +37,9 @@ from coke.vectors import Vectors
 from coke.vectors.columns import column_field, column_values
 
 Array = np.ndarray[Any, Any]
+Facts = dict[str, Any]
 COLUMNS = {"row": pa.int64(), "cluster": pa.int32(), "distance": pa.float32()}
-COLUMNS |= {"margin": pa.float32(), "second": pa.int32()}  # null where there is one cluster only
+COLUMNS |= {"margin": pa.float32(), "second": pa.int32()}
 _ROW_GROUP = 2**18
 
 
@@ -48,8 +49,8 @@ def run(options: Namespace) -> None:
     with joined(options.device) as device:
         console = Console(quiet=distributed.rank() > 0, highlight=False, markup=False, soft_wrap=True)
         with together():
-            if fits:
-                options.centers = options.centers or options.out.with_suffix(".safetensors")
+            if fits and options.centers is None:
+                options.centers = options.out.with_suffix(".safetensors")
             if distributed.rank() == 0:
                 check_outputs(options)
             sizes = asked_sizes(options)
@@ -67,7 +68,7 @@ def run(options: Namespace) -> None:
         shape += f", on {distributed.world_size()} processes" if distributed.active() else ""
         clusters = f"{km.n_clusters:,} clusters" + ("" if fits else f" of {options.file}")
         console.print(f"{vectors.name}: {shape}; {clusters}, {km.metric}")
-        facts = {name: np.asarray(size).tolist() for name, size in sizes.items()} | {"n_rows": vectors.n_rows}
+        facts: Facts = {name: np.asarray(size).tolist() for name, size in sizes.items()}
         with own_rows(vectors, console) as rows:
             if fits:
                 labels = km.set_params(verbose=int(not console.quiet)).fit(rows).labels_
@@ -75,11 +76,12 @@ def run(options: Namespace) -> None:
                 facts |= {"seed": options.seed, "n_iter": km.n_iter_}
             elif sizes:
                 within = km.assignment(rows, **sizes)
-                labels, facts["centers"] = within.labels.cpu(), options.file.name
+                labels = within.labels.cpu()
                 facts |= {"inertia": within.cost, "lower_bound": within.lower_bound, "gap": within.gap}
             else:
-                labels, facts["centers"] = km.predict(rows), options.file.name
+                labels = km.predict(rows)
             found = collected(places(rows, labels, km.cluster_centers_, km.metric))
+        facts |= {"n_rows": vectors.n_rows} | ({} if fits else {"centers": options.file.name})
         with together():
             if distributed.rank() == 0:
                 write(options, km, facts, vectors, key, found)
@@ -93,27 +95,25 @@ def run(options: Namespace) -> None:
 
 def check_outputs(options: Namespace) -> None:
     """Raise `ConfigError` where an output cannot be written, or would come between the inputs."""
-    data, outputs = options.data.resolve(), {"--out": options.out, "--centers": options.centers}
-    for (flag, path), suffix in zip(outputs.items(), (".parquet", ".safetensors"), strict=True):
-        if path is None:
+    data = options.data.resolve()
+    for flag, suffix in (("out", ".parquet"), ("centers", ".safetensors")):
+        if (path := getattr(options, flag)) is None:
             continue
-        folder, inside = path.parent, data.is_dir() and data in path.resolve().parents
+        folder, name, inside = path.parent, str(path), data.is_dir() and data in path.resolve().parents
         problems = {
             f"it is written as {suffix[1:]}, so let its name end in {suffix}": path.suffix != suffix,
-            "its name is not UTF-8, and could not be read again": str(path)
-            != os.fsencode(path).decode(errors="replace"),
+            "its name is not UTF-8, and could not be read again": name.encode(errors="replace").decode()
+            != name,
             "it is the data itself: name another file": path.resolve() == data,
             "it would be read as data the next time: name another folder": inside,
             "it is a folder: name a file in it": path.is_dir(),
-            "it exists: pass --overwrite to replace it, or name another file": path.exists()
-            > options.overwrite,
+            "it exists: pass --overwrite to replace it, or name another": path.exists()
+            and not options.overwrite,
             f"there is no folder {folder}, make it first": not folder.is_dir(),
-            f"nothing can be written to {folder}, name another folder": not os.access(
-                folder, os.W_OK | os.X_OK
-            ),
+            f"nothing can be written to {folder}, name another": not os.access(folder, os.W_OK | os.X_OK),
         }
         for problem in [text for text, met in problems.items() if met]:
-            raise ConfigError(f"{flag} {path}: {problem}")
+            raise ConfigError(f"--{flag} {path}: {problem}")
     if options.id in COLUMNS:
         raise ConfigError(
             f"--id {options.id}: --out has its own column of that name: rename that of the data"
@@ -142,18 +142,15 @@ def read_sizes(path: Path) -> dict[str, Array]:
         if path.suffix == ".npy":
             lines = [np.atleast_1d(row).tolist() for row in np.load(path, allow_pickle=False)]
         else:
-            texts = [
-                line.split("#")[0].strip()
-                for line in path.read_text("utf-8-sig").replace('"', "").splitlines()
-            ]
-            lines = [re.split(r"\s*[,;\t]\s*|\s+", text) if text else [] for text in texts]
-    except (OSError, ValueError, EOFError) as error:
+            texts = path.read_text("utf-8-sig").replace('"', "").splitlines()
+            lines = [re.split(r"\s*[,;\t]\s*|\s+", text.split("#")[0].strip()) for text in texts]
+    except (OSError, ValueError, TypeError, EOFError) as error:
         raise DataError(f"{path} cannot be read as sizes: {error}") from error
-    rows = {index: words for index, words in enumerate(lines, 1) if words}
-    first, table = next(iter(rows), 0), []
-    names = ["min_size", "max_size"][-len(rows.get(first, "")) :]
-    if sorted(rows.get(first, "")) in (["max_size"], ["max_size", "min_size"]):
-        names = rows.pop(first)
+    rows = {index: words for index, words in enumerate(lines, 1) if words != [""]}
+    first: list[Any] = next(iter(rows.values()), [])
+    names, table = ["min_size", "max_size"][-len(first) :], []
+    if sorted(map(str, first)) in (["max_size"], ["max_size", "min_size"]):
+        names = rows.pop(next(iter(rows)))
     for index, words in rows.items():
         try:
             table.append([float(word) for word, _ in zip(words, names, strict=True)])
@@ -175,9 +172,9 @@ def asked_estimator(options: Namespace, sizes: dict[str, Any]) -> ConstrainedKMe
     settings |= {**sizes, "random_state": options.seed}
     if not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed must lie in 0 ... 2^32 - 1, got {options.seed}")
-    if options.file is None and options.k is None:
-        raise ConfigError("--k is missing: say how many clusters, or name earlier ones with --start")
     if options.file is None:
+        if options.k is None:
+            raise ConfigError("--k is missing: say how many clusters, or name earlier ones with --start")
         return ConstrainedKMeans(options.k, **settings)
     if options.init is not None:
         raise ConfigError("--init and --start both say where to begin: leave out one of them")
@@ -218,48 +215,55 @@ class Watched(Vectors):
 
 
 def write(
-    options: Namespace, km: ConstrainedKMeans, facts: dict[str, Any], vectors: Vectors, key: Any, found: Array
+    options: Namespace, km: ConstrainedKMeans, facts: Facts, vectors: Vectors, key: Any, found: Array
 ) -> None:
     """Each row's place and, after a fit, the clusters: under their names only when both are whole."""
     row, *fields = [pa.field(name, kind) for name, kind in COLUMNS.items()]
     schema = pa.schema([row, *([key] if key else []), *fields], about(km.metric, facts))
-    pieces = (range(start, min(start + _ROW_GROUP, len(found))) for start in range(0, len(found), _ROW_GROUP))
+    centers, duals, counts = map(torch.as_tensor, (km.cluster_centers_, km.duals_, km.counts_))
     done = 0
     try:
         with ExitStack() as files:
             if options.centers is not None:
-                head = [torch.as_tensor(values) for values in (km.cluster_centers_, km.duals_, km.counts_)]
                 stream = files.enter_context(atomic(options.centers, "wb"))
-                stream.write(as_bytes([(head[0], head[1], head[2])], km.metric, facts))
+                stream.write(as_bytes([(centers, duals, counts)], km.metric, facts))
                 stream.flush()  # a full disk is noticed here
             stream = files.enter_context(atomic(options.out, "wb"))
             writer = files.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
-            for values in column_values(vectors, key.name) if key else pieces:
-                part, alone = found[done : done + len(values)], {}
-                alone["margin"] = alone["second"] = part["second"] < 0
-                columns = {f.name: pa.array(part[f.name].copy(), mask=alone.get(f.name)) for f in fields}
-                columns["row"] = pa.array(range(done, done + len(part)))
-                writer.write_table(pa.table(columns | ({key.name: values} if key else {}), schema))
+            for values in (
+                column_values(vectors, key.name) if key else torch.arange(len(found)).split(_ROW_GROUP)
+            ):
+                part = found[done : done + len(values)]
+                columns = {field.name: pa.array(part[field.name].copy()) for field in fields}
+                if km.n_clusters == 1:
+                    columns |= {name: pa.nulls(len(part), COLUMNS[name]) for name in ("margin", "second")}
+                columns |= {"row": np.arange(done, done + len(part))} | (
+                    {key.name: values} if key else {}
+                )
+                writer.write_table(pa.table(columns, schema))
                 done += len(part)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{options.out} cannot be written: {error}") from error
 
 
-def summary(found: Array, bounds: SizeBounds, facts: dict[str, Any], km: ConstrainedKMeans) -> dict[str, str]:
+def summary(found: Array, bounds: SizeBounds, facts: Facts, km: ConstrainedKMeans) -> dict[str, str]:
     """What came of it, name by name: sizes beside their bounds, and how good the rows' places are."""
     sizes, n_moved = np.bincount(found["cluster"], minlength=km.n_clusters), int((found["margin"] < 0).sum())
-    lower, upper = bounds.lower.cpu().numpy(), bounds.upper.cpu().numpy()
     figures = {"smallest": sizes.min(), "median": np.median(sizes), "largest": sizes.max()}
-    lines = {"sizes": "  ".join(f"{name} {number(float(size))}" for name, size in figures.items())}
-    asked = [f"at least {_ends(lower)}"] if lower.any() else []
-    asked += [f"at most {_ends(upper)}"] if (upper < len(found)).any() else []
+    lower, upper = bounds.lower.cpu().numpy(), bounds.upper.cpu().numpy()
+    asked = {"at least": lower} if lower.any() else {}
+    asked |= {"at most": upper} if (upper < len(found)).any() else {}
+    ends = [
+        f"{word} {' ... '.join(dict.fromkeys(map(number, (b.min(), b.max()))))}" for word, b in asked.items()
+    ]
     n_broken = int(((sizes < lower) | (sizes > upper)).sum())
-    asked += [f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold"]
-    lines["bounds"] = ", ".join(asked) if len(asked) > 1 else "none"
-    if "gap" in facts and len(asked) > 1:
-        more = " by more than this share" if facts["gap"] else ""
-        text = f"{facts['gap']:.2g}: no labels within the bounds cost less{more}, for these centers"
-        lines["gap"] = text if facts["gap"] < np.inf else "unknown: the lower bound is 0"
+    verdict = f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold"
+    lines = {"sizes": "  ".join(f"{name} {number(float(size))}" for name, size in figures.items())}
+    lines["bounds"] = ", ".join([*ends, verdict]) if asked else "none"
+    if asked and "gap" in facts:
+        lines["gap"] = (
+            f"{facts['gap']:.2g}: labels within the bounds cost less by this share at most, for these centers"
+        )
     lines["distance"] = f"{found['distance'].mean(dtype=np.float64):.6g} on average"
     if n_moved:
         share = f"{n_moved:,} rows ({n_moved / len(found):.2%})"
@@ -270,7 +274,3 @@ def summary(found: Array, bounds: SizeBounds, facts: dict[str, Any], km: Constra
         at_rest = "" if facts["n_iter"] < km.max_iter else ", the most allowed: --max-iter sets it"
         lines["iterations"] = f"{facts['n_iter']}{at_rest}"
     return lines
-
-
-def _ends(bound: Array) -> str:
-    return " ... ".join(dict.fromkeys(number(float(end)) for end in (bound.min(), bound.max())))

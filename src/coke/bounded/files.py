@@ -105,15 +105,15 @@ def _read(path: Path, head: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
         raise DataError(f"{path} has no head {head}: it has {n_heads}, numbered from 0")
     names = [name if version == 1 else f"{name}_{head}" for name in ("centers", "duals", "counts")]
     centers, duals, counts = found = [tensors.get(name, torch.empty(0)) for name in names]
-    sound = centers.dtype in (torch.float32, torch.float64) and centers.ndim == 2 and 0 not in centers.shape
-    sound &= [duals.dtype, counts.dtype] == [torch.float64, torch.int64] and isinstance(
-        inertia, float | int | None
+    sound = (
+        isinstance(inertia, int | float),
+        centers.dtype in (torch.float32, torch.float64) and centers.ndim == 2 and 0 not in centers.shape,
+        (duals.dtype, counts.dtype) == (torch.float64, torch.int64),
+        duals.shape == counts.shape == centers.shape[:1],
+        all(bool(values.isfinite().all()) for values in found) and not bool((counts < 0).any()),
     )
-    sound &= duals.shape == counts.shape == centers.shape[:1] and bool((counts >= 0).all())
-    if not sound or not all(bool(values.isfinite().all()) for values in found):
+    if not all(sound):
         came = ", ".join(f"{name} {v.dtype} {list(v.shape)}" for name, v in zip(names, found, strict=True))
-        raise DataError(
-            f"{path} is damaged: it has {came}, inertia {inertia}, which must be [K, D] float, [K] float64 and [K] "
-            "int64, finite and none of the counts negative: write it anew"
-        )
+        wanted = "[K, D] float, [K] float64, [K] int64, all finite and no count negative"
+        raise DataError(f"{path} is damaged: it has {came}, inertia {inertia}, not {wanted}: write it anew")
     return facts, centers, duals, counts

@@ -31,7 +31,8 @@ def places(vectors: Vectors, labels: Any, centers: Any, metric: str) -> np.ndarr
     """
     goals = torch.as_tensor(centers).to(vectors.device, torch.float64)
     goals = _unit(goals) if metric == "cosine" else goals
-    labels, found = torch.as_tensor(labels), np.full(vectors.n_rows, (0, 0, np.inf, -1), PLACE)
+    labels, found = torch.as_tensor(labels), np.empty(vectors.n_rows, PLACE)
+    found["margin"], found["second"] = np.inf, -1
     for first, block in vectors.blocks(max(1, _VALUES // max(goals.shape))):
         rows = _unit(block.double()) if metric == "cosine" else block.double()
         own, part = labels[first : first + len(rows)].to(rows.device).long(), found[first : first + len(rows)]
