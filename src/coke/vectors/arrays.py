@@ -123,11 +123,13 @@ def _numpy_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def as_tensor(array: Any) -> Tensor:
-    """An array as a tensor: a view where that is possible, also of an array that must not be written to.
+    """An array as a tensor: a view where that is possible, also of one that is read-only. Tensors stay as they are.
 
     >>> as_tensor(np.broadcast_to(np.float16(1), (1, 2)))
     tensor([[1., 1.]], dtype=torch.float16)
     """
+    if isinstance(array, Tensor):
+        return array
     array = np.asarray(array)
     array = array.astype(_numpy_type(array.dtype), copy=False)
     steps = any(stride < 0 or stride % array.itemsize for stride in array.strides)
