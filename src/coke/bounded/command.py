@@ -237,9 +237,7 @@ def write(
                 columns = {field.name: pa.array(part[field.name].copy()) for field in fields}
                 if km.n_clusters == 1:
                     columns |= {name: pa.nulls(len(part), COLUMNS[name]) for name in ("margin", "second")}
-                columns |= {"row": np.arange(done, done + len(part))} | (
-                    {key.name: values} if key else {}
-                )
+                columns |= {"row": np.arange(done, done + len(part))} | ({key.name: values} if key else {})
                 writer.write_table(pa.table(columns, schema))
                 done += len(part)
     except (OSError, pa.ArrowException) as error:
