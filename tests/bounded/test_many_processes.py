@@ -93,12 +93,15 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "parts").mkdir()
     for number, part in enumerate(np.split(rows, [50, 400])):
         lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), D)
-        pq.write_table(pa.table({"vector": lists}), f"parts/{number}.parquet", row_group_size=70)
+        table = pa.table({"vector": lists, "name": [f"{number}-{row}" for row in range(len(part))]})
+        pq.write_table(table, f"parts/{number}.parquet", row_group_size=70)
     assert main(["cluster", "rows.npy", "--k", str(K), *SIZES, "--out", "first.parquet"]) == 0
     k = ["--k", str(K)]
     jobs = {
         "cosine": ["cluster", "rows.npy", *k, "--max-size-ratio", "1.2", "--metric", "cosine"],
         "folder": ["cluster", "parts", *k, *SIZES, "--seed", "4"],
+        "ids": ["cluster", "parts", *k, "--id", "name"],
+        "ids again": ["assign", "first.safetensors", "parts", "--id", "name", "--max-size", "90"],
         "plain": ["cluster", "rows.npy", *k, "--init", "random", "--n-init", "2"],
         "start": ["cluster", "new.npy", "--start", "first.safetensors", "--min-size-ratio", "0.8"],
         "alone": ["cluster", "rows.npy", "--k", "1"],

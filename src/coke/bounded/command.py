@@ -218,7 +218,7 @@ def write(
     options: Namespace, km: ConstrainedKMeans, facts: Facts, vectors: Vectors, key: Any, found: Array
 ) -> None:
     """Each row's place and, after a fit, the clusters: under their names only when both are whole."""
-    row, *fields = [pa.field(name, kind) for name, kind in COLUMNS.items()]
+    row, *fields = [pa.field(name, kind, name in ("margin", "second")) for name, kind in COLUMNS.items()]
     schema = pa.schema([row, *([key] if key else []), *fields], about(km.metric, facts))
     centers, duals, counts = map(torch.as_tensor, (km.cluster_centers_, km.duals_, km.counts_))
     done = 0
