@@ -67,7 +67,7 @@ def changed(path: Path, about: Any, **tensors: Tensor) -> Path:
 @pytest.mark.parametrize(
     ("about", "tensors", "expected"),
     [
-        (None, {}, "holds no clustering: name a file that `coke cluster` or `coke pretrain` wrote"),
+        (None, {}, "holds no clustering: name a file of `coke cluster` or `coke pretrain`"),
         ([1], {}, "holds no clustering"),
         (3, {}, "holds no clustering"),
         ({"format_version": 3, "coke_version": "9.9"}, {}, "has format 3 (of coke 9.9)"),

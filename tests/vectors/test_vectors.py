@@ -330,9 +330,12 @@ Missing.__name__ = "NAType"
         (objects([[1.0], [2.0]], [[3.0], [4.0]]), r"got shape \(2, 2, 1\)"),
         (
             np.array([[1, 2], [3, Missing()]], dtype=object),
-            r"X has <NA> in row 1, column 1: fill such values",
+            r"has <NA> in row 1, column 1, no number",
         ),
-        (np.array([[1, 2], [3, "x"]], dtype=object), r"no number, in row 1, column 1: could not convert"),
+        (
+            np.array([[1, 2], [3, "x"]], dtype=object),
+            r"has 'x' in row 1, column 1, no number: could not convert",
+        ),
         (torch.zeros(2, 2).to(torch.float8_e4m3fn), r"X is torch.float8_e4m3fn, .* X.to\(torch.float32\)"),
         (torch.zeros(2, 2).to(torch.float8_e5m2), r"X is torch.float8_e5m2"),
         (torch.zeros(2, 2, dtype=torch.complex32), "Complex data not supported"),

@@ -37,9 +37,7 @@ from coke.vectors import Vectors
 from coke.vectors.columns import column_field, column_values
 
 Array = np.ndarray[Any, Any]
-Facts = dict[str, Any]
-COLUMNS = {"row": pa.int64(), "cluster": pa.int32(), "distance": pa.float32()}
-COLUMNS |= {"margin": pa.float32(), "second": pa.int32()}
+COLUMNS = {"row": "int64", "cluster": "int32", "distance": "float32", "margin": "float32", "second": "int32"}
 _ROW_GROUP = 2**18
 
 
@@ -60,15 +58,15 @@ def run(options: Namespace) -> None:
             key = None if options.id is None else column_field(vectors, options.id)
         bounds = resolve_bounds(vectors.n_rows, km.n_clusters, **sizes)
         if options.file and vectors.n_features != km.n_features_in_:
-            have = f"features, the centers of {options.file} have {km.n_features_in_}"
-            raise DataError(
-                f"{vectors.name} has {vectors.n_features} {have}: both must come from one embedding"
-            )
+            have = f"{vectors.n_features} features, the centers of {options.file} have {km.n_features_in_}"
+            raise DataError(f"{vectors.name} has {have}: both must come from one embedding")
         shape = f"{vectors.n_rows:,} rows of {vectors.n_features:,} features, {str(vectors.dtype)[6:]}"
         shape += f", on {distributed.world_size()} processes" if distributed.active() else ""
-        clusters = f"{km.n_clusters:,} clusters" + ("" if fits else f" of {options.file}")
-        console.print(f"{vectors.name}: {shape}; {clusters}, {km.metric}")
-        facts: Facts = {name: np.asarray(size).tolist() for name, size in sizes.items()}
+        clusters = f"{km.n_clusters:,} cluster{'s' if km.n_clusters > 1 else ''}"
+        console.print(
+            f"{vectors.name}: {shape}; {clusters}{'' if fits else f' of {options.file}'}, {km.metric}"
+        )
+        facts: dict[str, Any] = {name: np.asarray(size).tolist() for name, size in sizes.items()}
         with own_rows(vectors, console) as rows:
             if fits:
                 labels = km.set_params(verbose=int(not console.quiet)).fit(rows).labels_
@@ -80,7 +78,9 @@ def run(options: Namespace) -> None:
                 facts |= {"inertia": within.cost, "lower_bound": within.lower_bound, "gap": within.gap}
             else:
                 labels = km.predict(rows)
-            found = collected(places(rows, labels, km.cluster_centers_, km.metric))
+            with together():
+                own = places(rows, labels, km.cluster_centers_, km.metric)
+            found = collected(own)
         facts |= {"n_rows": vectors.n_rows} | ({} if fits else {"centers": options.file.name})
         with together():
             if distributed.rank() == 0:
@@ -99,25 +99,21 @@ def check_outputs(options: Namespace) -> None:
     for flag, suffix in (("out", ".parquet"), ("centers", ".safetensors")):
         if (path := getattr(options, flag)) is None:
             continue
-        folder, name, inside = path.parent, str(path), data.is_dir() and data in path.resolve().parents
+        folder, whole = path.parent, path.resolve()
         problems = {
             f"it is written as {suffix[1:]}, so let its name end in {suffix}": path.suffix != suffix,
-            "its name is not UTF-8, and could not be read again": name.encode(errors="replace").decode()
-            != name,
-            "it is the data itself: name another file": path.resolve() == data,
-            "it would be read as data the next time: name another folder": inside,
-            "it is a folder: name a file in it": path.is_dir(),
-            "it exists: pass --overwrite to replace it, or name another": path.exists()
-            and not options.overwrite,
             f"there is no folder {folder}, make it first": not folder.is_dir(),
+            "its name is not UTF-8": os.fsencode(path) != str(path).encode(errors="replace"),
+            "it is the data itself: name another file": whole == data,
+            "it would be read as data the next time: name another folder": data in whole.parents,
+            "it is a folder: name a file in it": path.is_dir(),
+            "it exists: pass --overwrite, or name another file": path.exists() and not options.overwrite,
             f"nothing can be written to {folder}, name another": not os.access(folder, os.W_OK | os.X_OK),
         }
         for problem in [text for text, met in problems.items() if met]:
             raise ConfigError(f"--{flag} {path}: {problem}")
     if options.id in COLUMNS:
-        raise ConfigError(
-            f"--id {options.id}: --out has its own column of that name: rename that of the data"
-        )
+        raise ConfigError(f"--id {options.id}: --out has its own column of that name: rename yours")
 
 
 def asked_sizes(options: Namespace) -> dict[str, Any]:
@@ -127,8 +123,8 @@ def asked_sizes(options: Namespace) -> dict[str, Any]:
     of_file = {} if options.sizes is None else read_sizes(options.sizes)
     for name in asked:
         if (kind := name.removesuffix("_ratio")) in of_file:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{options.sizes} holds {kind} of each cluster: leave out {flag}")
+            leave = f"leave out --{name.replace('_', '-')}"
+            raise ConfigError(f"{options.sizes} holds {kind} of each cluster: {leave}")
     return asked | of_file
 
 
@@ -149,8 +145,8 @@ def read_sizes(path: Path) -> dict[str, Array]:
     rows = {index: words for index, words in enumerate(lines, 1) if words != [""]}
     first: list[Any] = next(iter(rows.values()), [])
     names, table = ["min_size", "max_size"][-len(first) :], []
-    if sorted(map(str, first)) in (["max_size"], ["max_size", "min_size"]):
-        names = rows.pop(next(iter(rows)))
+    if first in (["max_size"], ["max_size", "min_size"], ["min_size", "max_size"]):
+        names = rows.pop(min(rows))
     for index, words in rows.items():
         try:
             table.append([float(word) for word, _ in zip(words, names, strict=True)])
@@ -181,8 +177,8 @@ def asked_estimator(options: Namespace, sizes: dict[str, Any]) -> ConstrainedKMe
     km = load_clustering(options.file, options.head)
     for flag, asked, known in (("--k", options.k, km.n_clusters), ("--metric", options.metric, km.metric)):
         if asked not in (None, known):
-            start = f"--start {options.file}, which has {known}"
-            raise ConfigError(f"{flag} {asked} does not go with {start}: leave {flag} out")
+            start = f"--start {options.file}, which has {known}: leave {flag} out"
+            raise ConfigError(f"{flag} {asked} does not go with {start}")
     return km.set_params(**settings)
 
 
@@ -215,24 +211,23 @@ class Watched(Vectors):
 
 
 def write(
-    options: Namespace, km: ConstrainedKMeans, facts: Facts, vectors: Vectors, key: Any, found: Array
+    options: Namespace, km: ConstrainedKMeans, facts: dict[str, Any], vectors: Vectors, key: Any, found: Array
 ) -> None:
     """Each row's place and, after a fit, the clusters: under their names only when both are whole."""
     row, *fields = [pa.field(name, kind, name in ("margin", "second")) for name, kind in COLUMNS.items()]
     schema = pa.schema([row, *([key] if key else []), *fields], about(km.metric, facts))
-    centers, duals, counts = map(torch.as_tensor, (km.cluster_centers_, km.duals_, km.counts_))
+    head = [torch.as_tensor(values) for values in (km.cluster_centers_, km.duals_, km.counts_)]
+    pieces = column_values(vectors, key.name) if key else torch.arange(len(found)).split(_ROW_GROUP)
     done = 0
     try:
         with ExitStack() as files:
             if options.centers is not None:
                 stream = files.enter_context(atomic(options.centers, "wb"))
-                stream.write(as_bytes([(centers, duals, counts)], km.metric, facts))
+                stream.write(as_bytes([head], km.metric, facts))
                 stream.flush()  # a full disk is noticed here
             stream = files.enter_context(atomic(options.out, "wb"))
             writer = files.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
-            for values in (
-                column_values(vectors, key.name) if key else torch.arange(len(found)).split(_ROW_GROUP)
-            ):
+            for values in pieces:
                 part = found[done : done + len(values)]
                 columns = {field.name: pa.array(part[field.name].copy()) for field in fields}
                 if km.n_clusters == 1:
@@ -244,24 +239,20 @@ def write(
         raise DataError(f"{options.out} cannot be written: {error}") from error
 
 
-def summary(found: Array, bounds: SizeBounds, facts: Facts, km: ConstrainedKMeans) -> dict[str, str]:
+def summary(found: Array, bounds: SizeBounds, facts: dict[str, Any], km: ConstrainedKMeans) -> dict[str, str]:
     """What came of it, name by name: sizes beside their bounds, and how good the rows' places are."""
     sizes, n_moved = np.bincount(found["cluster"], minlength=km.n_clusters), int((found["margin"] < 0).sum())
     figures = {"smallest": sizes.min(), "median": np.median(sizes), "largest": sizes.max()}
-    lower, upper = bounds.lower.cpu().numpy(), bounds.upper.cpu().numpy()
-    asked = {"at least": lower} if lower.any() else {}
-    asked |= {"at most": upper} if (upper < len(found)).any() else {}
-    ends = [
-        f"{word} {' ... '.join(dict.fromkeys(map(number, (b.min(), b.max()))))}" for word, b in asked.items()
-    ]
-    n_broken = int(((sizes < lower) | (sizes > upper)).sum())
-    verdict = f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold"
     lines = {"sizes": "  ".join(f"{name} {number(float(size))}" for name, size in figures.items())}
-    lines["bounds"] = ", ".join([*ends, verdict]) if asked else "none"
-    if asked and "gap" in facts:
-        lines["gap"] = (
-            f"{facts['gap']:.2g}: labels within the bounds cost less by this share at most, for these centers"
-        )
+    lower, upper, asked = bounds.lower.cpu().numpy(), bounds.upper.cpu().numpy(), []
+    for word, bound, binds in (("at least", lower, lower > 0), ("at most", upper, upper < len(found))):
+        if binds.any():
+            asked.append(f"{word} {' ... '.join(dict.fromkeys(map(number, (bound.min(), bound.max()))))}")
+    n_broken = int(((sizes < lower) | (sizes > upper)).sum())
+    asked.append(f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold")
+    lines["bounds"] = ", ".join(asked) if len(asked) > 1 else "none"
+    if len(asked) > 1 and "gap" in facts:
+        lines["gap"] = f"{facts['gap']:.2g}: the share of the cost that other labels can save at most"
     lines["distance"] = f"{found['distance'].mean(dtype=np.float64):.6g} on average"
     if n_moved:
         share = f"{n_moved:,} rows ({n_moved / len(found):.2%})"

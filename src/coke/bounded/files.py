@@ -31,20 +31,15 @@ def about(metric: str, facts: Mapping[str, Any]) -> dict[str, str]:
     return {KIND: json.dumps({**own, **facts})}
 
 
-def as_bytes(heads: Sequence[tuple[Tensor, Tensor, Tensor]], metric: str, facts: Mapping[str, Any]) -> bytes:
+def as_bytes(heads: Sequence[Sequence[Tensor]], metric: str, facts: Mapping[str, Any]) -> bytes:
     """The file's content. heads: of each its centers [K, D], duals [K] and counts [K]; facts: what JSON holds."""
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
     for head, (centers, duals, counts) in enumerate(heads):
-        tensors |= {
-            f"centers_{head}": centers,
-            f"duals_{head}": duals.double(),
-            f"counts_{head}": counts.long(),
-        }
-    return save(
-        {name: values.detach().cpu().contiguous() for name, values in tensors.items()}, about(metric, facts)
-    )
+        values = {"centers": centers, "duals": duals.double(), "counts": counts.long()}
+        tensors |= {f"{name}_{head}": each.detach().cpu().contiguous() for name, each in values.items()}
+    return save(tensors, about(metric, facts))
 
 
 def load_clustering(path: str | Path, head: int = 0) -> ConstrainedKMeans:
@@ -91,9 +86,7 @@ def _read(path: Path, head: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as safetensors: {' '.join(str(error).split())}") from error
     if not isinstance(facts, dict):
-        raise DataError(
-            f"{path} holds no clustering: name a file that `coke cluster` or `coke pretrain` wrote"
-        )
+        raise DataError(f"{path} holds no clustering: name a file of `coke cluster` or `coke pretrain`")
     version, metric = facts.get("format_version"), facts.get("metric")
     inertia = facts.setdefault("inertia", float("nan"))
     if version not in (1, FORMAT_VERSION) or metric not in ("euclidean", "cosine"):

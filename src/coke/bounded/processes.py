@@ -30,15 +30,14 @@ def joined(device: str) -> Iterator[str]:
     if dist.is_initialized() or os.environ.get("WORLD_SIZE", "1") == "1":
         yield device
         return
-    if device.startswith("cuda:"):
+    if ":" in device:
         raise ConfigError(f"device={device!r} would be that of every process: pass 'cuda', one for each")
-    own, backend = (
-        (device, "gloo") if device != "cuda" else ("cuda:" + os.environ["LOCAL_RANK"], "cpu:gloo,cuda:nccl")
-    )
+    gpu = device == "cuda"
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else device
     try:
-        if device == "cuda":
+        if gpu:
             torch.cuda.set_device(own)
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"the processes cannot meet on {own}: {str(error).splitlines()[0]}") from error
     try:

@@ -32,9 +32,7 @@ class ArrayVectors(Vectors):
     def __init__(self, array: Any, device: Any = None, name: str = "X") -> None:
         check_type(array.dtype, name)
         check_shape(tuple(array.shape), name)
-        n_rows, n_features = array.shape
-        dtype = torch_type(array.dtype)
-        super().__init__(name, n_rows, n_features, dtype, device)
+        super().__init__(name, *array.shape, torch_type(array.dtype), device)
         self._array = array
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
@@ -65,8 +63,7 @@ class TensorVectors(Vectors):
         tensor = usable_tensor(tensor, name)
         check_shape(tuple(tensor.shape), name)
         self._tensor = tensor
-        n_rows, n_features = tensor.shape
-        super().__init__(name, n_rows, n_features, tensor.dtype, tensor.device if device is None else device)
+        super().__init__(name, *tensor.shape, tensor.dtype, tensor.device if device is None else device)
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
         if self.n_rows:
@@ -169,26 +166,21 @@ def to_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
         raise DataError(f"{name} cannot be read as an array: {reason}") from error
     if array.dtype != object:
         return array
-    has_complex = any(isinstance(value, complex) for value in array.ravel()[:100])
+    wanted = np.complex128 if any(isinstance(value, complex) for value in array.ravel()[:100]) else np.float64
     try:
-        return array.astype(np.complex128 if has_complex else np.float64)
+        return array.astype(wanted)
     except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else DataError
-        for place, value in np.ndenumerate(array):
-            where = ", ".join(
-                f"{axis} {index:,}" for axis, index in zip(("row", "column"), place, strict=False)
-            )
-            if type(value).__name__ in ("NAType", "NaTType"):
-                raise DataError(
-                    f"{name} has {value} in {where}: fill such values or leave rows out"
-                ) from error
-            try:
-                (complex if has_complex else float)(value)
-            except (TypeError, ValueError):
-                break
-        raise kind(
-            f"{name} of dtype object holds something that is no number, in {where}: {error}"
-        ) from error
+        place, value = next(pair for pair in np.ndenumerate(array) if not _fits(pair[1], wanted))
+        where = ", column ".join(f"{index:,}" for index in place)
+        kind = TypeError if isinstance(error, TypeError) and type(value).__name__ != "NAType" else DataError
+        raise kind(f"{name} of dtype object has {value!r} in row {where}, no number: {error}") from error
+
+
+def _fits(value: Any, dtype: Any) -> bool:
+    try:
+        return np.ndim(dtype(value)) == 0
+    except (TypeError, ValueError):
+        return False
 
 
 def _stacked(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

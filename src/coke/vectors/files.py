@@ -59,15 +59,13 @@ def open_folder(folder: Path, column: str | None, device: Any) -> Vectors:
     if not shown:
         hidden = f"; not read: {found[0].name}, as names that begin with . or _" if found else ""
         raise DataError(f"{folder}: no .npy or .parquet file in this folder{hidden}")
-    files, first = shown, shown[0]
-    other = next((path for path in files if path.suffix.lower() != first.suffix.lower()), None)
+    other = next((path for path in shown if path.suffix.lower() != shown[0].suffix.lower()), None)
     if other is not None:
-        raise DataError(
-            f"{folder} mixes {first.name} and {other.name}: keep .npy and .parquet in folders apart"
-        )
-    parts = [part for part in (_open_file(path, column, device) for path in files) if part.n_rows]
+        mixed = f"{shown[0].name} and {other.name}"
+        raise DataError(f"{folder} mixes {mixed}: keep .npy and .parquet in folders apart")
+    parts = [part for part in (_open_file(path, column, device) for path in shown) if part.n_rows]
     if not parts:
-        raise DataError(f"{folder} has 0 sample(s) in {len(files)} files, while a minimum of 1 is required")
+        raise DataError(f"{folder} has 0 sample(s) in {len(shown)} files, while a minimum of 1 is required")
     return FolderVectors(folder, parts, device)
 
 
@@ -99,12 +97,8 @@ class NpyVectors(FileVectors):
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:  # an array without values cannot be mapped
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
+            version, header = np.lib.format.read_magic(file), np.lib.format
+            read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
             shape, _, dtype = read(file)
         if dtype.hasobject or 0 in shape:
             return np.empty(shape, dtype)

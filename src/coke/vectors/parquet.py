@@ -39,7 +39,7 @@ class ParquetVectors(FileVectors):
         element = getattr(_storage(schema.field(self._column).type), "value_type", pa.float32())
         n_features = 0
         if head is not None and head.num_rows:
-            first = _stored(head.column(0))
+            first = getattr(head.column(0), "storage", head.column(0))
             if first.null_count:
                 raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
             n_features = len(first.flatten())
@@ -77,7 +77,7 @@ class ParquetVectors(FileVectors):
         """A batch of the column as [b, D]; ``first`` is its first row's number in the file."""
         import pyarrow.compute as pc
 
-        lists = _stored(column)
+        lists = getattr(column, "storage", column)
         lengths = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
         wrong = lengths != self.n_features
         if wrong.any():
@@ -111,10 +111,6 @@ class ParquetVectors(FileVectors):
 def _storage(type_: Any) -> Any:
     """The type below an extension type: a fixed-shape tensor is a list of fixed size."""
     return getattr(type_, "storage_type", type_)
-
-
-def _stored(array: Any) -> Any:
-    return getattr(array, "storage", array)
 
 
 def _vector_column(schema: Any, column: str | None, path: Path, n_rows: int) -> str:
