@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +132,6 @@ def test_files_of_format_1_are_still_read(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_loaded_for_the_format() -> None:
-    import subprocess
-    import sys
-
     code = "import coke.bounded.files, sys; print({'sklearn', 'scipy', 'pyarrow', 'rich'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "set()"

@@ -338,7 +338,6 @@ Missing.__name__ = "NAType"
         ),
         (torch.zeros(2, 2).to(torch.float8_e4m3fn), r"X is torch.float8_e4m3fn, .* X.to\(torch.float32\)"),
         (torch.zeros(2, 2).to(torch.float8_e5m2), r"X is torch.float8_e5m2"),
-        (torch.zeros(2, 2, dtype=torch.complex32), "Complex data not supported"),
         (lambda: iter([torch.zeros(2, 2).to(torch.float8_e5m2)]), r"batch 0 of X is torch.float8_e5m2"),
     ],
 )

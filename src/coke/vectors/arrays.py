@@ -31,8 +31,7 @@ class ArrayVectors(Vectors):
 
     def __init__(self, array: Any, device: Any = None, name: str = "X") -> None:
         check_type(array.dtype, name)
-        check_shape(tuple(array.shape), name)
-        super().__init__(name, *array.shape, torch_type(array.dtype), device)
+        super().__init__(name, *check_shape(array.shape, name), torch_type(array.dtype), device)
         self._array = array
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
@@ -61,9 +60,9 @@ class TensorVectors(Vectors):
                 f"Sparse tensors are not supported ({name} is {tensor.layout}): pass {name}.to_dense()"
             )
         tensor = usable_tensor(tensor, name)
-        check_shape(tuple(tensor.shape), name)
         self._tensor = tensor
-        super().__init__(name, *tensor.shape, tensor.dtype, tensor.device if device is None else device)
+        device = tensor.device if device is None else device
+        super().__init__(name, *check_shape(tensor.shape, name), tensor.dtype, device)
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
         if self.n_rows:

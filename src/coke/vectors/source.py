@@ -163,8 +163,8 @@ def recut(batches: Iterable[Tensor], block_rows: int) -> Iterator[Tensor]:
         yield held[0] if len(held) == 1 else torch.cat(held)
 
 
-def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    """N and D; raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
 
     >>> check_shape((0, 3), "X")
     Traceback (most recent call last):
@@ -180,6 +180,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
             raise DataError(
                 f"{name} has 0 {thing}(s) (shape={tuple(shape)}) while a minimum of 1 is required."
             )
+    return shape[0], shape[1]
 
 
 def usable_device(device: Any) -> torch.device:
