@@ -8,11 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import count
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor
 
 from coke import distributed
 from coke.atomic import atomic
 from coke.bounded.estimator import ConstrainedKMeans
 from coke.bounded.files import about, as_bytes, load_clustering
 from coke.bounded.places import places
-from coke.bounded.processes import collected, joined, open_together, together
+from coke.bounded.processes import collected, joined, open_together, own_rows, together
 from coke.bounded.size_request import number
 from coke.bounded.sizes import SizeBounds, resolve_bounds
 from coke.errors import ConfigError, DataError
@@ -182,34 +177,6 @@ def asked_estimator(options: Namespace, sizes: dict[str, Any]) -> ConstrainedKMe
     return km.set_params(**settings)
 
 
-@contextmanager
-def own_rows(vectors: Vectors, console: Console) -> Iterator[Vectors]:
-    """This process's part of the rows, with a bar over each pass on a terminal; warnings inside become notes."""
-    part, hidden = distributed.shard(vectors.n_rows), console.quiet or not console.is_terminal
-    with warnings.catch_warnings(), Progress(console=console, transient=True, disable=hidden) as bar:
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
-        yield Watched(vectors.slice(part.start, part.stop), bar)
-
-
-class Watched(Vectors):
-    """Vectors that show on a bar how far a pass over them has come."""
-
-    def __init__(self, vectors: Vectors, bar: Progress) -> None:
-        super().__init__(vectors.name, vectors.n_rows, vectors.n_features, vectors.dtype, vectors.device)
-        self.kind, self._vectors, self._bar = vectors.kind, vectors, bar
-        self._task, self._passes = bar.add_task(""), count(1)
-
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        self._bar.reset(self._task, total=self.n_rows, description=f"pass {next(self._passes)}")
-        for batch in self._vectors.slice(self._start, self._start + self.n_rows)._batches(wanted_rows):
-            yield batch
-            self._bar.advance(self._task, len(batch))
-
-    def _take(self, ids: Tensor) -> Tensor:
-        return self._vectors._take(ids + self._start)
-
-
 def write(
     options: Namespace, km: ConstrainedKMeans, facts: dict[str, Any], vectors: Vectors, key: Any, found: Array
 ) -> None:
@@ -252,7 +219,7 @@ def summary(found: Array, bounds: SizeBounds, facts: dict[str, Any], km: Constra
     asked.append(f"broken in {n_broken:,} of {len(sizes):,} clusters" if n_broken else "and they hold")
     lines["bounds"] = ", ".join(asked) if len(asked) > 1 else "none"
     if len(asked) > 1 and "gap" in facts:
-        lines["gap"] = f"{facts['gap']:.2g}: the share of the cost that other labels can save at most"
+        lines["gap"] = f"{facts['gap']:.2g} of the cost is all that other labels within the bounds could save"
     lines["distance"] = f"{found['distance'].mean(dtype=np.float64):.6g} on average"
     if n_moved:
         share = f"{n_moved:,} rows ({n_moved / len(found):.2%})"

@@ -1,18 +1,23 @@
-"""Several processes on one clustering: how they meet, and that what one cannot do is refused by all."""
+"""Several processes on one clustering: how they meet, which rows are whose, and that all refuse what one cannot do."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
 
 from coke import distributed
 from coke.errors import CokeError, ConfigError, DataError
@@ -78,6 +83,34 @@ def open_together(data: Any, column: str | None, device: str) -> Vectors:
             same = "every process must find the same data there"
             raise DataError(f"{vectors.name} holds {own}, on process 0 {first[0]}: {same}")
     return vectors
+
+
+@contextmanager
+def own_rows(vectors: Vectors, console: Console) -> Iterator[Vectors]:
+    """This process's part of the rows, with a bar over each pass on a terminal; warnings inside become notes."""
+    part, hidden = distributed.shard(vectors.n_rows), console.quiet or not console.is_terminal
+    with warnings.catch_warnings(), Progress(console=console, transient=True, disable=hidden) as bar:
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}")
+        yield Watched(vectors.slice(part.start, part.stop), bar)
+
+
+class Watched(Vectors):
+    """Vectors that show on a bar how far a pass over them has come."""
+
+    def __init__(self, vectors: Vectors, bar: Progress) -> None:
+        super().__init__(vectors.name, vectors.n_rows, vectors.n_features, vectors.dtype, vectors.device)
+        self.kind, self._vectors, self._bar = vectors.kind, vectors, bar
+        self._task, self._passes = bar.add_task(""), count(1)
+
+    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
+        self._bar.reset(self._task, total=self.n_rows, description=f"pass {next(self._passes)}")
+        for batch in self._vectors.slice(self._start, self._start + self.n_rows)._batches(wanted_rows):
+            yield batch
+            self._bar.advance(self._task, len(batch))
+
+    def _take(self, ids: Tensor) -> Tensor:
+        return self._vectors._take(ids + self._start)
 
 
 def collected(records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
