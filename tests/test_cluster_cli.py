@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rich.console import Console
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 
 import coke
-from coke.bounded.command.job import Job
-from coke.bounded.command.verbs import cluster
+from coke.bounded.command import check_outputs
 from coke.cli import main
+from coke.errors import ConfigError
 
 N, D, K = 600, 6, 12
 
@@ -88,8 +87,8 @@ def test_sizes_hold_and_places_are_right(data: Path, metric: str, capsys: pytest
     assert sizes.min() >= 30
     assert sizes.max() <= 80
     tensors = load_file("c.safetensors")
-    assert tensors["counts"].tolist() == sizes.tolist()
-    check_places(table, np.load("rows.npy"), tensors["centers"], metric)
+    assert tensors["counts_0"].tolist() == sizes.tolist()
+    check_places(table, np.load("rows.npy"), tensors["centers_0"], metric)
     printed = capsys.readouterr().out
     assert "\x1b" not in printed  # plain lines in a pipe
     moved = int((table["margin"].to_numpy() < 0).sum())
@@ -158,7 +157,7 @@ def test_ratios_and_plain_k_means(data: Path, capsys: pytest.CaptureFixture[str]
 def test_one_cluster(data: Path) -> None:
     table = run("cluster", "rows.npy", "--k", 1, "--out", "c.parquet")
     assert table["second"].null_count == table["margin"].null_count == N
-    center = load_file("c.safetensors")["centers"]
+    center = load_file("c.safetensors")["centers_0"]
     np.testing.assert_allclose(center[0], np.load("rows.npy").mean(0), atol=1e-5)
 
 
@@ -192,7 +191,7 @@ def test_sizes_of_each_cluster(data: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_assign_to_the_nearest_and_within_sizes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("cluster", "rows.npy", "--k", K, "--min-size", 30, "--max-size", 80, "--out", "c.parquet")
-    new, centers = blobs(200, seed=5), load_file("c.safetensors")["centers"]
+    new, centers = blobs(200, seed=5), load_file("c.safetensors")["centers_0"]
     np.save("new.npy", new)
     nearest = run("assign", "c.safetensors", "new.npy", "--out", "nearest.parquet")
     assert nearest["cluster"].to_pylist() == distances(new, centers, "euclidean").argmin(1).tolist()
@@ -234,7 +233,7 @@ def test_python_goes_on_from_the_file(data: Path) -> None:
 
 def test_assign_takes_the_metric_of_the_file(data: Path) -> None:
     run("cluster", "rows.npy", "--k", K, "--metric", "cosine", "--out", "c.parquet")
-    centers = load_file("c.safetensors")["centers"]
+    centers = load_file("c.safetensors")["centers_0"]
     again = run("assign", "c.safetensors", "rows.npy", "--out", "again.parquet")
     about = json.loads(again.schema.metadata[b"coke clustering"])
     assert (about["metric"], about["n_rows"], about["centers"]) == ("cosine", N, "c.safetensors")
@@ -299,7 +298,7 @@ BAD = [
     (["rows.npy", "--k", "3", "--column", "x"], "only parquet does"),
     (["rows.npy", "--k", "3", "--start", "no.safetensors"], "no.safetensors: there is no such file"),
     (["rows.npy", "--k", "3", "--start", "rows.npy"], "cannot be read as safetensors"),
-    (["rows.npy", "--k", "3", "--sizes", "no.csv"], "no.csv: there is no such file of sizes"),
+    (["rows.npy", "--k", "3", "--sizes", "no.csv"], "no.csv cannot be read as sizes: [Errno 2]"),
     (["nothing.npy", "--k", "3"], "nothing.npy: there is no such file or folder"),
     (["rows.csv", "--k", "3"], "vectors are read from .npy or .parquet"),
     (["flat.npy", "--k", "3"], "Reshape your data"),
@@ -337,7 +336,7 @@ def test_refusals_of_readers_are_one_line_too(
         def read(*arguments: Any, error: Exception = error, **keys: Any) -> None:
             raise error
 
-        monkeypatch.setattr("coke.bounded.command.processes.open_vectors", read)
+        monkeypatch.setattr("coke.bounded.processes.open_vectors", read)
         assert str(error) in refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
 
 
@@ -347,13 +346,16 @@ def test_outputs_are_checked_before_data_is_read(
     def read(*arguments: Any, **keys: Any) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("coke.bounded.command.processes.open_vectors", read)
+    monkeypatch.setattr("coke.bounded.processes.open_vectors", read)
     Path("there.parquet").touch()
     Path("there.safetensors").touch()
     (data / "folder").mkdir()
     for words, expected in (
-        (["--out", "there.parquet"], "--out there.parquet exists: pass --overwrite"),
-        (["--out", "new.parquet", "--centers", "there.safetensors"], "--centers there.safetensors exists"),
+        (["--out", "there.parquet"], "--out there.parquet: it exists: pass --overwrite"),
+        (
+            ["--out", "new.parquet", "--centers", "there.safetensors"],
+            "--centers there.safetensors: it exists",
+        ),
         (["--out", "c.csv"], "let its name end in .parquet"),
         (["--out", "c.parquet", "--centers", "c.npy"], "let its name end in .safetensors"),
         (["--out", "nowhere/c.parquet"], "there is no folder nowhere"),
@@ -383,7 +385,7 @@ def test_on_a_gpu(data: Path) -> None:
     sizes = np.bincount(table["cluster"].to_numpy(), minlength=K)
     assert sizes.min() >= 30
     assert sizes.max() <= 80
-    check_places(table, np.load("rows.npy"), load_file("c.safetensors")["centers"])
+    check_places(table, np.load("rows.npy"), load_file("c.safetensors")["centers_0"])
 
 
 def test_overwrite(data: Path) -> None:
@@ -401,7 +403,7 @@ def test_overwrite(data: Path) -> None:
         "--overwrite",
     )
     assert len(run(*words)) == N
-    assert load_file("mine.safetensors")["centers"].shape == (3, D)
+    assert load_file("mine.safetensors")["centers_0"].shape == (3, D)
     assert len(run("assign", "mine.safetensors", "rows.npy", "--out", "c.parquet", "--overwrite")) == N
     assert not Path("c.safetensors").exists()
 
@@ -412,16 +414,13 @@ def test_stopped_while_it_writes(data: Path, number: str, code: int) -> None:
     Path("c.parquet").write_text("from before")
     program = """
 import os, signal, sys
-import coke.bounded.command.files as files, coke.bounded.command.verbs as verbs
+import pyarrow.parquet as pq
 from coke.cli import main
-whole = verbs.places
-files._ROW_GROUP = 1
-def places(*arguments):
-    for number, block in enumerate(whole(*arguments, block_rows=100)):
-        if number == 3:
-            os.kill(os.getpid(), getattr(signal, sys.argv.pop()))
-        yield block
-verbs.places = places
+whole = pq.ParquetWriter.write_table
+def write_table(*arguments, **keys):
+    whole(*arguments, **keys)
+    os.kill(os.getpid(), getattr(signal, sys.argv[-1]))
+pq.ParquetWriter.write_table = write_table
 main(sys.argv[1:-1])
 """
     words = ["cluster", "rows.npy", "--k", "3", "--out", "c.parquet", "--overwrite"]
@@ -441,7 +440,7 @@ def test_disk_that_is_full(
     def fail(*arguments: Any, **keys: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coke.bounded.command.verbs.clustering_file", fail)
+    monkeypatch.setattr("coke.atomic.os.fsync", fail)
     line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
     assert "c.parquet cannot be written: [Errno 28] No space left on device" in line
     assert sorted(os.listdir(data)) == ["rows.npy"]
@@ -465,17 +464,15 @@ sys.exit(main(sys.argv[1:]))
     assert sorted(os.listdir(data)) == ["c.parquet", "c.safetensors", "rows.npy"]
 
 
-def test_bar_on_a_terminal(data: Path) -> None:
-    said = io.StringIO()
-    console = Console(file=said, force_terminal=True, width=80)
-    cluster(Job(Path("rows.npy"), Path("c.parquet"), console=console), 3)
-    assert "pass 1" in said.getvalue()
-    assert "\x1b" in said.getvalue()
-
-
-def test_silent_without_a_console(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cluster(Job(Path("rows.npy"), Path("c.parquet")), 3)
-    assert capsys.readouterr() == ("", "")
+def test_bar_on_a_terminal(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    run("cluster", "rows.npy", "--k", 3, "--out", "c.parquet")
+    printed = capsys.readouterr().out
+    assert "pass 1" in printed
+    assert "100%" in printed
+    assert "\x1b" in printed
 
 
 def test_duplicates_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,3 +513,136 @@ def test_malformed_command_lines(words: list[str], capsys: pytest.CaptureFixture
         main(words)
     assert stop.value.code == 2
     assert "usage: coke" in capsys.readouterr().err
+
+
+def table_of(rows: np.ndarray, **columns: Any) -> pa.Table:
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    return pa.table({"vector": lists, **columns})
+
+
+IDS = {
+    "text": pa.array([f"img {i}" for i in range(N)]),
+    "number": pa.array(range(N), pa.uint16()),
+    "when": pa.array(range(N), pa.timestamp("ms", "UTC")),
+    "some": pa.array([i if i % 3 else None for i in range(N)], pa.int64()),
+    "kind": pa.array(["ab"[i % 2] for i in range(N)]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("column", IDS)
+def test_a_column_of_ids_is_carried_over(data: Path, column: str) -> None:
+    """Type, name and order, from a file and from a folder, by both verbs; and all else is as without."""
+    rows, cut = np.load("rows.npy"), 217
+    whole = table_of(rows, **IDS)
+    pq.write_table(whole, "rows.parquet", row_group_size=100)
+    (data / "parts").mkdir()
+    pq.write_table(whole.slice(0, cut), "parts/0.parquet")
+    pq.write_table(whole.slice(0, 0), "parts/1.parquet")
+    pq.write_table(whole.slice(cut), "parts/2.parquet", row_group_size=50)
+    plain = run("cluster", "rows.parquet", "--k", K, "--min-size", 30, "--out", "plain.parquet")
+    for name in ("rows.parquet", "parts"):
+        words = ("--id", column, "--out", f"of {name}.parquet")
+        for verb in (("cluster", name, "--k", K, "--min-size", 30), ("assign", "plain.safetensors", name)):
+            found = run(*verb, *words, "--overwrite")
+            assert found.column_names == ["row", column, "cluster", "distance", "margin", "second"]
+            assert found[column].type == whole[column].type
+            assert found[column].to_pylist() == whole[column].to_pylist()
+            if verb[0] == "cluster":
+                assert found.drop_columns([column]).equals(plain)
+
+
+def test_ids_that_cannot_be_carried_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.load("rows.npy")
+    pq.write_table(table_of(rows, name=IDS["text"], cluster=IDS["number"]), "rows.parquet")
+    (data / "parts").mkdir()
+    pq.write_table(table_of(rows, name=IDS["text"]), "parts/0.parquet")
+    pq.write_table(table_of(rows, name=IDS["number"]), "parts/1.parquet")
+    pq.write_table(table_of(rows), "parts/2.parquet")
+    for name, column, expected in (
+        ("rows.parquet", "nmae", "rows.parquet has no column 'nmae' (did you mean 'name'?): vector, name"),
+        ("rows.npy", "name", "column 'name' was asked of rows.npy, which has none: only parquet does"),
+        ("rows.parquet", "cluster", "--id cluster: --out has its own column of that name"),
+        ("rows.parquet", "row", "--id row: --out has its own column of that name"),
+        ("parts", "name", "parts/2.parquet has no column 'name'"),
+    ):
+        line = refused(capsys, "cluster", name, "--k", 3, "--id", column, "--out", "c.parquet")
+        assert expected in line
+    Path("parts/2.parquet").unlink()
+    line = refused(capsys, "cluster", "parts", "--k", 3, "--id", "name", "--out", "c.parquet")
+    assert (
+        "column 'name' is string in 0.parquet, uint16 in 1.parquet: all files must have the same type" in line
+    )
+    assert not Path("c.parquet").exists()
+
+
+def test_heads(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file with two: each is assigned to, and gone on from, by its number."""
+    rows, random = np.load("rows.npy"), np.random.default_rng(0)
+    tensors = {}
+    for head in (0, 1):
+        tensors[f"centers_{head}"] = random.normal(size=(3 + head, D))
+        tensors |= {f"duals_{head}": np.zeros(3 + head), f"counts_{head}": np.ones(3 + head, np.int64)}
+    about = {"coke clustering": json.dumps({"format_version": 2, "metric": "cosine"})}
+    save_file(tensors, "two.safetensors", about)
+    for head, words in ((0, ()), (0, ("--head", 0)), (1, ("--head", 1))):
+        found = run("assign", "two.safetensors", "rows.npy", *words, "--out", "c.parquet", "--overwrite")
+        check_places(found, rows, tensors[f"centers_{head}"], "cosine")
+        assert (
+            found["cluster"].to_pylist()
+            == distances(rows, tensors[f"centers_{head}"], "cosine").argmin(1).tolist()
+        )
+    run("cluster", "rows.npy", "--start", "two.safetensors", "--head", 1, "--out", "d.parquet")
+    assert load_file("d.safetensors")["centers_0"].shape == (4, D)
+    line = refused(capsys, "assign", "two.safetensors", "rows.npy", "--head", 2, "--out", "e.parquet")
+    assert "two.safetensors has no head 2: it has 2, numbered from 0" in line
+
+
+def test_what_the_table_looks_like(data: Path) -> None:
+    run("cluster", "rows.npy", "--k", K, "--max-size", 80, "--seed", 2, "--out", "c.parquet")
+    schema = pq.read_schema("c.parquet")
+    assert schema.names == ["row", "cluster", "distance", "margin", "second"]
+    assert [str(field.type) for field in schema] == ["int64", "int32", "float", "float", "int32"]
+    about = json.loads(schema.metadata[b"coke clustering"])
+    assert {
+        name: about[name] for name in ("format_version", "coke_version", "metric", "max_size", "seed")
+    } == {
+        "format_version": 2,
+        "coke_version": coke.__version__,
+        "metric": "euclidean",
+        "max_size": 80,
+        "seed": 2,
+    }
+    assert about["lower_bound"] <= about["inertia"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_many_row_groups_are_one_table(data: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(table_of(np.load("rows.npy"), name=IDS["text"]), "rows.parquet")
+    words = ("--k", 5, *(("--id", "name") if kind == "parquet" else ()))
+    whole = run("cluster", f"rows.{kind}", *words, "--out", "whole.parquet")
+    monkeypatch.setattr("coke.bounded.command._ROW_GROUP", 70)
+    monkeypatch.setattr("coke.vectors.columns._ROWS", 70)
+    cut = run("cluster", f"rows.{kind}", *words, "--out", "cut.parquet")
+    assert pq.read_metadata("cut.parquet").num_row_groups == 9
+    assert cut.equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("folder.parquet", "is a folder"), (os.fsdecode(b"o\xff.parquet"), "its name is not UTF-8")],
+)
+def test_outputs_that_cannot_be_named_so(
+    data: Path, name: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "folder.parquet").mkdir()
+    with pytest.raises(ConfigError, match=expected):
+        check_outputs(
+            Namespace(data=data / "rows.npy", out=Path(name), centers=None, overwrite=False, id=None)
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "locked").mkdir(mode=0o500)
+    line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "locked/c.parquet")
+    assert "nothing can be written to locked" in line

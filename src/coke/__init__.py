@@ -13,8 +13,8 @@ from coke import _timm
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
     from coke.bounded.balanced import assign_balanced
-    from coke.bounded.command.restore import load_clustering
     from coke.bounded.estimator import ConstrainedKMeans
+    from coke.bounded.files import load_clustering
     from coke.bounded.sizes import check_sizes
     from coke.errors import CokeError
     from coke.method.dual_step import auto_dual_lr
@@ -36,7 +36,7 @@ _HOMES = {
     "auto_dual_lr": "coke.method.dual_step",
     "check_sizes": "coke.bounded.sizes",
     "evaluate": "coke.api",
-    "load_clustering": "coke.bounded.command.restore",
+    "load_clustering": "coke.bounded.files",
     "pretrain": "coke.api",
 }
 __all__ = [

@@ -7,7 +7,7 @@
     checkpoints/           epoch-EEEE-step-SSSSSS.pt, the newest last by name; initial.safetensors
     backbone.safetensors   the trained backbone, for timm or any nn.Module of the same shape
     assignments.parquet    key, and per head h: cluster_h, score_h, margin_h
-    clusters.safetensors   per head h: centers_h [K, D], duals_h [K]
+    clusters.safetensors   per head h: centers_h [K, D], duals_h [K], counts_h [K]; coke.load_clustering reads it
     evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
     report.html            all of it in one page

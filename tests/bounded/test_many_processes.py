@@ -61,7 +61,7 @@ def check_same(folder: Path, ours: str, theirs: str) -> None:
     assert files[0].exists() == files[1].exists()
     if files[0].exists():
         tensors = [load_file(file) for file in files]
-        assert tensors[0].keys() == tensors[1].keys() == {"centers", "duals", "counts"}
+        assert tensors[0].keys() == tensors[1].keys() == {"centers_0", "duals_0", "counts_0"}
         for name, values in tensors[0].items():
             np.testing.assert_array_equal(values, tensors[1][name])
 
@@ -93,12 +93,15 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "parts").mkdir()
     for number, part in enumerate(np.split(rows, [50, 400])):
         lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), D)
-        pq.write_table(pa.table({"vector": lists}), f"parts/{number}.parquet", row_group_size=70)
+        table = pa.table({"vector": lists, "name": [f"{number}-{row}" for row in range(len(part))]})
+        pq.write_table(table, f"parts/{number}.parquet", row_group_size=70)
     assert main(["cluster", "rows.npy", "--k", str(K), *SIZES, "--out", "first.parquet"]) == 0
     k = ["--k", str(K)]
     jobs = {
         "cosine": ["cluster", "rows.npy", *k, "--max-size-ratio", "1.2", "--metric", "cosine"],
         "folder": ["cluster", "parts", *k, *SIZES, "--seed", "4"],
+        "ids": ["cluster", "parts", *k, "--id", "name"],
+        "ids again": ["assign", "first.safetensors", "parts", "--id", "name", "--max-size", "90"],
         "plain": ["cluster", "rows.npy", *k, "--init", "random", "--n-init", "2"],
         "start": ["cluster", "new.npy", "--start", "first.safetensors", "--min-size-ratio", "0.8"],
         "alone": ["cluster", "rows.npy", "--k", "1"],
@@ -139,10 +142,10 @@ def test_what_one_cannot_do_all_refuse(tmp_path: Path) -> None:
     (tmp_path / "2" / "sizes.csv").write_text("200\n" * K)
     cases = {
         "missing": "process 2 of 3: missing.npy: there is no such file or folder",
-        "shorter": "process 1 of 3 reads 600 rows of 5 float32 features from shorter.npy, process 0 601 rows",
-        "narrower": "process 1 of 3 reads 601 rows of 4 float32 features from narrower.npy",
-        "changed": "process 2 of 3 reads other values from changed.npy than process 0",
-        "double": "process 1 of 3 reads 601 rows of 5 float64 features",
+        "shorter": "process 1 of 3: shorter.npy holds 600 rows of 5 float32 features, checksum ",
+        "narrower": "process 1 of 3: narrower.npy holds 601 rows of 4 float32 features, checksum ",
+        "changed": "process 2 of 3: changed.npy holds 601 rows of 5 float32 features, checksum ",
+        "double": "process 1 of 3: double.npy holds 601 rows of 5 float64 features",
         "nan": "contains NaN: row 599, column 3",
         "broken": "process 1 of 3: broken.npy cannot be read as .npy",
     }
@@ -155,8 +158,8 @@ def test_what_one_cannot_do_all_refuse(tmp_path: Path) -> None:
     expected = [
         *cases.values(),
         "coke: 601 rows cannot fill 20 clusters of at least 60",
-        "process 0 of 3: --out exists.parquet exists: pass --overwrite",
-        "process 1 of 3: sizes.csv: there is no such file of sizes",
+        "process 0 of 3: --out exists.parquet: it exists: pass --overwrite",
+        "process 1 of 3: sizes.csv cannot be read as sizes: [Errno 2]",
     ]
     few = ["cluster", "few.npy", "--k", "2", "--min-size", "1", "--out", "few.parquet"]
     before = {path.name for path in (tmp_path / "0").iterdir()}
@@ -189,13 +192,13 @@ def test_process_that_dies(lost: int, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", blobs())
     code = """
 import os, signal, sys
-import coke.bounded.command.verbs as verbs
+import coke.bounded.command as command
 from coke.cli import main
 def places(*arguments):
     if os.environ["RANK"] == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
-    yield from whole(*arguments)
-whole, verbs.places = verbs.places, places
+    return whole(*arguments)
+whole, command.places = command.places, places
 sys.exit(main(["cluster", "rows.npy", "--k", "3", "--out", "c.parquet"]))
 """
     with socket.socket() as free:

@@ -141,12 +141,15 @@ def clusterings():
 
 def test_clusters_are_the_frozen_centers_and_the_duals(tmp_path):
     heads, run = clusterings(), Run(tmp_path)
-    write_clusters(run, heads)
+    counts = [torch.arange(clustering.n_clusters) for clustering in heads]
+    write_clusters(run, heads, counts)
     stored = load_file(run.clusters)
-    assert set(stored) == {"centers_0", "duals_0", "centers_1", "duals_1"}
+    names = {f"{name}_{head}" for name in ("centers", "duals", "counts") for head in range(2)}
+    assert set(stored) == names
     for head, clustering in enumerate(heads):
         assert torch.equal(stored[f"centers_{head}"], clustering.frozen_centers)
-        assert torch.equal(stored[f"duals_{head}"], clustering.duals)
+        assert torch.equal(stored[f"duals_{head}"], clustering.duals.double())
+        assert torch.equal(stored[f"counts_{head}"], counts[head])
 
 
 @pytest.mark.parametrize(("labelled", "block"), [(False, 4096), (True, 4096), (True, 4)])
@@ -160,7 +163,7 @@ def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monke
     heads, run = clusterings(), Run(tmp_path)
     network = Network(small(), 4, dim=5).train()
     statistics = network.projector[1].running_mean.clone()
-    write_assignments(run, network, heads, scan(rows), config)
+    counts = write_assignments(run, network, heads, scan(rows), config)
     assert network.training
     assert torch.equal(network.projector[1].running_mean, statistics)
     table = pq.read_table(run.assignments)
@@ -177,6 +180,7 @@ def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monke
         scores = features @ clustering.frozen_centers.t()
         expected = (scores + clustering.duals).argmax(dim=1)
         assert table[f"cluster_{head}"].to_pylist() == expected.tolist()
+        assert counts[head].tolist() == expected.bincount(minlength=head + 3).tolist()
         found = scores.gather(1, expected[:, None])[:, 0]
         np.testing.assert_allclose(table[f"score_{head}"].to_numpy(), found.numpy(), atol=1e-5)
 

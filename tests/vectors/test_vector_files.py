@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -215,6 +216,76 @@ def test_folders(tmp_path):
     np.save(folder / "below" / "e.npy", ROWS)
     with pytest.raises(DataError, match=r"folders below it, as .*e.npy"):
         open_vectors(folder)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "NPY", "Npy", "parquet", "PARQUET"])
+def test_suffixes_in_capitals(suffix, tmp_path):
+    def store(path, rows):
+        if suffix.lower() == "parquet":
+            return write(path, fixed(rows))
+        with open(path, "wb") as file:  # numpy would add a suffix of its own
+            return np.save(file, rows)
+
+    store(tmp_path / f"1.{suffix.lower()}", ROWS[:4])
+    store(tmp_path / f"2.{suffix}", ROWS[4:])
+    assert torch.equal(all_rows(open_vectors(tmp_path)), torch.from_numpy(ROWS))
+    assert torch.equal(all_rows(open_vectors(tmp_path / f"2.{suffix}")), torch.from_numpy(ROWS[4:]))
+    (tmp_path / "below").mkdir()
+    store(tmp_path / "below" / f"3.{suffix}", ROWS)
+    with pytest.raises(DataError, match=r"folders below it, as .*3"):
+        open_vectors(tmp_path)
+
+
+def test_a_mix_is_seen_in_capitals_too(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    write(tmp_path / "b.PARQUET", fixed(ROWS))
+    with pytest.raises(DataError, match=r"mixes a.npy and b.PARQUET"):
+        open_vectors(tmp_path)
+
+
+@pytest.mark.parametrize("hidden", [".0.parquet", "_0.parquet", ".spark/0.parquet", "_delta_log/0.parquet"])
+def test_hidden_names_are_left_out_as_pyarrow_does(hidden, tmp_path):
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    write(tmp_path / hidden, fixed(ROWS))
+    with pytest.raises(
+        DataError, match=r"no .npy or .parquet file in this folder; not read: .*begin with . or _"
+    ):
+        open_vectors(tmp_path)
+    write(tmp_path / "1.parquet", fixed(ROWS[:3]))
+    write(tmp_path / "2_.parquet", fixed(ROWS[3:]))
+    rows = all_rows(open_vectors(tmp_path))
+    assert torch.equal(rows, torch.from_numpy(ROWS))
+    assert len(pa.dataset.dataset(tmp_path).to_table()) == len(rows)
+    assert len(open_vectors(tmp_path / hidden)) == 10  # who names it means it
+
+
+@pytest.mark.parametrize("column", [None, "embedding"])
+def test_an_empty_part_may_have_no_type(column, tmp_path):
+    """As pandas writes a frame without rows: it cannot know what the lists would have held."""
+    write(tmp_path / "0.parquet", {"id": pa.array([], pa.null()), "embedding": pa.array([], pa.null())})
+    with pytest.raises(DataError, match=r"0 sample\(s\)"):
+        open_vectors(tmp_path / "0.parquet", column=column)
+    write(tmp_path / "1.parquet", {"id": pa.array(["x"] * 10), "embedding": fixed(ROWS)})
+    assert torch.equal(all_rows(open_vectors(tmp_path, column=column)), torch.from_numpy(ROWS))
+    write(tmp_path / "2.parquet", {"id": pa.array(["x"]), "embedding": pa.array([None], pa.null())})
+    with pytest.raises(DataError, match=r"2.parquet"):  # rows that are there must be vectors
+        open_vectors(tmp_path, column=column)
+
+
+def test_an_empty_frame_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"embedding": list(ROWS)})
+    frame[:0].to_parquet(tmp_path / "0.parquet")
+    frame.to_parquet(tmp_path / "1.parquet")
+    assert torch.equal(all_rows(open_vectors(tmp_path)), torch.from_numpy(ROWS))
+
+
+def test_which_files_hold_the_rows(tmp_path):
+    for name, rows in (("a", ROWS[:4]), ("b", ROWS[:0]), ("c", ROWS[4:])):
+        np.save(tmp_path / f"{name}.npy", rows)
+    assert open_vectors(tmp_path).files == [tmp_path / "a.npy", tmp_path / "c.npy"]
+    assert open_vectors(tmp_path / "a.npy").files == [tmp_path / "a.npy"]
+    assert list(open_vectors(ROWS).files) == []
 
 
 def test_a_folder_without_rows_or_features(tmp_path):

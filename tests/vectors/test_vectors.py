@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from coke.errors import ConfigError, DataError
 from coke.vectors import Vectors, open_vectors
+from coke.vectors.arrays import check_type
 from coke.vectors.source import recut
 
 N, D = 23, 5
@@ -291,6 +292,80 @@ def test_a_tensor_on_a_gpu_stays_there(tmp_path):
 def test_what_cannot_be_clustered_is_refused(source, error, message):
     with pytest.raises(error, match=message):
         open_vectors(source)
+
+
+def objects(*rows):
+    """A column as data frames hold it: an array of objects [N]."""
+    column = np.empty(len(rows), dtype=object)
+    column[:] = rows
+    return column
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.asarray, lambda row: np.asarray(row, "f4")])
+def test_a_column_of_rows_is_stacked(convert):
+    vectors = open_vectors(objects(*(convert(row) for row in ROWS.tolist())))
+    assert (vectors.n_rows, vectors.n_features) == (N, D)
+    assert torch.equal(vectors.take(torch.arange(N)).float(), torch.from_numpy(ROWS))
+    assert vectors.dtype == (torch.float64 if convert in (list, tuple, np.asarray) else torch.float32)
+
+
+class Missing:
+    """What pandas has for a number that is not there."""
+
+    def __repr__(self):
+        return "<NA>"
+
+
+Missing.__name__ = "NAType"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (objects([1.0, 2.0], [3.0, 4.0], [5.0]), r"row 2 has 1 values, row 0 has 2: all must have as many"),
+        (objects(np.ones(2), np.ones(3)), r"row 1 has 3 values, row 0 has 2"),
+        (objects([1.0, 2.0], None), r"row 1 has None, row 0 has 2"),
+        (objects([1.0, 2.0], 3.0), r"row 1 has 3.0, row 0 has 2"),
+        (objects([1.0, 2.0], [3.0, "x"]), "X must be numbers|no number"),
+        (objects([[1.0], [2.0]], [[3.0], [4.0]]), r"got shape \(2, 2, 1\)"),
+        (
+            np.array([[1, 2], [3, Missing()]], dtype=object),
+            r"has <NA> in row 1, column 1, no number",
+        ),
+        (
+            np.array([[1, 2], [3, "x"]], dtype=object),
+            r"has 'x' in row 1, column 1, no number: could not convert",
+        ),
+        (torch.zeros(2, 2).to(torch.float8_e4m3fn), r"X is torch.float8_e4m3fn, .* X.to\(torch.float32\)"),
+        (torch.zeros(2, 2).to(torch.float8_e5m2), r"X is torch.float8_e5m2"),
+        (lambda: iter([torch.zeros(2, 2).to(torch.float8_e5m2)]), r"batch 0 of X is torch.float8_e5m2"),
+    ],
+)
+def test_what_cannot_be_read_is_said_with_its_place(source, message):
+    with pytest.raises(DataError, match=message):
+        open_vectors(source)
+
+
+def test_numbers_that_torch_does_not_know_are_refused():
+    """As ml_dtypes registers them with numpy: of kind f or V, under a name that torch may have as well."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for name in ("float8_e4m3fn", "float8_e5m2", "bfloat16", "int4"):
+        with pytest.raises(DataError, match="convert it to float32 first"):
+            open_vectors(np.ones((2, 2), getattr(ml_dtypes, name)))
+
+
+class NewFloat:
+    """A dtype as a package could register it: called a float, of a name that torch has."""
+
+    kind, itemsize, name = "f", 1, "float8_e4m3fn"
+
+    def newbyteorder(self, order):
+        return np.dtype("V1")
+
+
+def test_kind_alone_does_not_make_a_number():
+    with pytest.raises(DataError, match="convert it to float32 first"):
+        check_type(NewFloat(), "X")
 
 
 def test_rows_that_are_not_there():

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coke.bounded.balanced import assign_balanced
-    from coke.bounded.command.restore import load_clustering
     from coke.bounded.estimator import ConstrainedKMeans
+    from coke.bounded.files import load_clustering
     from coke.bounded.sizes import check_sizes
 
 _HOMES = {
     "ConstrainedKMeans": "estimator",
     "assign_balanced": "balanced",
     "check_sizes": "sizes",
-    "load_clustering": "command.restore",
+    "load_clustering": "files",
 }
 __all__ = ["ConstrainedKMeans", "assign_balanced", "check_sizes", "load_clustering"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from coke.bounded.files import as_bytes
 from coke.data import ImageSet
 from coke.evaluation import extract
 from coke.method import OnlineConstrainedKMeans
@@ -18,20 +18,21 @@ from coke.training.network import Network, pool
 _BLOCK = 4096  # images whose features are held at a time: never all of them
 
 
-def write_clusters(run: Run, clusterings: list[OnlineConstrainedKMeans]) -> None:
-    """Centers and duals of each head."""
-    tensors: dict[str, Tensor] = {}
-    for head, clustering in enumerate(clusterings):
-        tensors[f"centers_{head}"] = clustering.frozen_centers.cpu().contiguous()
-        tensors[f"duals_{head}"] = clustering.duals.cpu().contiguous()
+def write_clusters(run: Run, clusterings: list[OnlineConstrainedKMeans], counts: list[Tensor]) -> None:
+    """Centers, duals (in units of cosine) and counts [K] of each head, in the format of `coke cluster`."""
+    heads = [(each.frozen_centers, each.duals, n) for each, n in zip(clusterings, counts, strict=True)]
+    ratios = [clustering.min_size_ratio for clustering in clusterings]
+    facts = {"n_rows": int(counts[0].sum()), "min_size_ratio": ratios}
     with atomic(run.clusters, "wb") as stream:
-        stream.write(save(tensors))
+        stream.write(as_bytes(heads, "cosine", facts))
 
 
 def write_assignments(
     run: Run, network: Network, clusterings: list[OnlineConstrainedKMeans], images: ImageSet, config: Config
-) -> None:
+) -> list[Tensor]:
     """Every image's cluster in every head, from its un-augmented centre and the final centers and duals.
+
+    Returns the clusters' counts, int64 [K] of each head.
 
     ``score`` is the cosine to the center, ``margin`` how far cosine plus dual lies above the second best.
     """
@@ -52,6 +53,10 @@ def write_assignments(
             columns[f"{name}_{head}"] = torch.cat(values).numpy()
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
+    return [
+        torch.cat([cluster for cluster, _, _ in found]).bincount(minlength=clustering.n_clusters)
+        for found, clustering in zip(blocks, clusterings, strict=True)
+    ]
 
 
 class _Projection(nn.Module):

@@ -181,8 +181,9 @@ class Session:
             return
         network, clusterings = self.trainer.learner.network.module, self.trainer.learner.clusterings
         weights.write_backbone(self.run.backbone, network.backbone, self.config)
-        outputs.write_clusters(self.run, clusterings)
-        outputs.write_assignments(self.run, network, clusterings, self.plan.splits.train, self.config)
+        images = self.plan.splits.train
+        counts = outputs.write_assignments(self.run, network, clusterings, images, self.config)
+        outputs.write_clusters(self.run, clusterings, counts)
 
     def close(self) -> None:
         """Finish the files."""

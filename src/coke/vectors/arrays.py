@@ -12,8 +12,10 @@ from torch import Tensor
 from coke.errors import DataError
 from coke.vectors.source import Vectors, check_shape
 
+_KNOWN = {"float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64"}
 _TAKEN_AS = {"bool": "uint8", "uint16": "int32", "uint32": "int64", "uint64": "float64"}
 """Types that torch has no arithmetic for, and what holds their values."""
+_ROW = (list, tuple, np.ndarray)  # in a column of a data frame
 
 
 class ArrayVectors(Vectors):
@@ -29,10 +31,7 @@ class ArrayVectors(Vectors):
 
     def __init__(self, array: Any, device: Any = None, name: str = "X") -> None:
         check_type(array.dtype, name)
-        check_shape(tuple(array.shape), name)
-        n_rows, n_features = array.shape
-        dtype = torch_type(array.dtype)
-        super().__init__(name, n_rows, n_features, dtype, device)
+        super().__init__(name, *check_shape(array.shape, name), torch_type(array.dtype), device)
         self._array = array
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
@@ -61,10 +60,9 @@ class TensorVectors(Vectors):
                 f"Sparse tensors are not supported ({name} is {tensor.layout}): pass {name}.to_dense()"
             )
         tensor = usable_tensor(tensor, name)
-        check_shape(tuple(tensor.shape), name)
         self._tensor = tensor
-        n_rows, n_features = tensor.shape
-        super().__init__(name, n_rows, n_features, tensor.dtype, tensor.device if device is None else device)
+        device = tensor.device if device is None else device
+        super().__init__(name, *check_shape(tensor.shape, name), tensor.dtype, device)
 
     def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
         if self.n_rows:
@@ -75,7 +73,7 @@ class TensorVectors(Vectors):
 
 
 def usable_tensor(tensor: Tensor, name: str) -> Tensor:
-    """Without its gradient, and in a type that torch can calculate with; `DataError` for complex numbers.
+    """Without its gradient, and in a type that torch can calculate with; `DataError` where there is none.
 
     >>> usable_tensor(torch.tensor([[True]]), "X")
     tensor([[1]], dtype=torch.uint8)
@@ -84,8 +82,12 @@ def usable_tensor(tensor: Tensor, name: str) -> Tensor:
         raise DataError(
             f"Complex data not supported: {name} is {tensor.dtype}, pass real and imaginary parts"
         )
-    taken_as = _TAKEN_AS.get(str(tensor.dtype).removeprefix("torch."))
-    return tensor.detach() if taken_as is None else tensor.detach().to(getattr(torch, taken_as))
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in _KNOWN | _TAKEN_AS.keys():
+        raise DataError(
+            f"{name} is {tensor.dtype}, which torch cannot calculate with: pass {name}.to(torch.float32)"
+        )
+    return tensor.detach().to(getattr(torch, _TAKEN_AS.get(kind, kind)))
 
 
 def check_type(dtype: np.dtype[Any], name: str) -> None:
@@ -97,7 +99,7 @@ def check_type(dtype: np.dtype[Any], name: str) -> None:
     """
     if dtype.kind == "c":
         raise DataError(f"Complex data not supported: {name} is {dtype}, pass real and imaginary parts")
-    if dtype.kind not in "fiub":
+    if dtype.kind not in "fiub" or _numpy_type(dtype).name not in _KNOWN:
         raise DataError(f"{name} must be numbers, its dtype is {dtype}: convert it to float32 first")
 
 
@@ -117,11 +119,13 @@ def _numpy_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def as_tensor(array: Any) -> Tensor:
-    """An array as a tensor: a view where that is possible, also of an array that must not be written to.
+    """An array as a tensor: a view where that is possible, also of one that is read-only. Tensors stay as they are.
 
     >>> as_tensor(np.broadcast_to(np.float16(1), (1, 2)))
     tensor([[1., 1.]], dtype=torch.float16)
     """
+    if isinstance(array, Tensor):
+        return array
     array = np.asarray(array)
     array = array.astype(_numpy_type(array.dtype), copy=False)
     steps = any(stride < 0 or stride % array.itemsize for stride in array.strides)
@@ -140,7 +144,7 @@ class _Unlocked:
 
 
 def to_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
-    """Lists, data frames and arrays of objects as an array of numbers.
+    """Lists, data frames, their columns of lists, and arrays of objects as an array of numbers.
 
     >>> to_numbers([[1, 2.5]], "X")
     array([[1. , 2.5]])
@@ -154,18 +158,35 @@ def to_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
         )
     try:
         array = np.asarray(values)
+        if array.dtype == object and array.ndim == 1 and isinstance(next(iter(array), None), _ROW):
+            array = _stacked(array)
     except ValueError as error:
         reason = "its rows have different lengths" if "inhomogeneous" in str(error) else error
         raise DataError(f"{name} cannot be read as an array: {reason}") from error
     if array.dtype != object:
         return array
+    wanted = np.complex128 if any(isinstance(value, complex) for value in array.ravel()[:100]) else np.float64
     try:
-        return array.astype(np.complex128 if _has_complex(array) else np.float64)
-    except TypeError as error:
-        raise TypeError(f"{name} of dtype object holds something that is no number: {error}") from error
-    except ValueError as error:
-        raise DataError(f"{name} of dtype object holds something that is no number: {error}") from error
+        return array.astype(wanted)
+    except (TypeError, ValueError) as error:
+        place, value = next(pair for pair in np.ndenumerate(array) if not _fits(pair[1], wanted))
+        where = ", column ".join(f"{index:,}" for index in place)
+        kind = TypeError if isinstance(error, TypeError) and type(value).__name__ != "NAType" else DataError
+        raise kind(f"{name} of dtype object has {value!r} in row {where}, no number: {error}") from error
 
 
-def _has_complex(array: np.ndarray[Any, Any]) -> bool:
-    return any(isinstance(value, complex) for value in array.ravel()[:100])
+def _fits(value: Any, dtype: Any) -> bool:
+    try:
+        return np.ndim(dtype(value)) == 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _stacked(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A column [N] of sequences, as data frames hold vectors, as an array [N, D]."""
+    rows = [np.asarray(row) for row in column]
+    for index, row in enumerate(rows):
+        if row.shape != rows[0].shape:
+            came = f"{len(row)} values" if row.ndim else repr(column[index])
+            raise ValueError(f"row {index:,} has {came}, row 0 has {len(rows[0])}: all must have as many")
+    return np.stack(rows)

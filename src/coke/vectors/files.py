@@ -29,7 +29,7 @@ def open_path(path: Path, column: str | None, device: Any) -> Vectors:
         return open_folder(path, column, device)
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         remedy = "save its array with numpy.save" if path.suffix == ".npz" else "convert it to one of these"
         raise DataError(f"{path}: vectors are read from .npy or .parquet, not {path.suffix!r}: {remedy}")
     vectors = _open_file(path, column, device)
@@ -38,7 +38,7 @@ def open_path(path: Path, column: str | None, device: Any) -> Vectors:
 
 
 def _open_file(path: Path, column: str | None, device: Any) -> Vectors:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return ParquetVectors(path, column, device)
     if column is not None:
         raise DataError(f"column={column!r} was asked of {path}, which has none: only parquet does")
@@ -48,23 +48,24 @@ def _open_file(path: Path, column: str | None, device: Any) -> Vectors:
 def open_folder(folder: Path, column: str | None, device: Any) -> Vectors:
     """All .npy or all .parquet files of a folder in the order of their names, as one.
 
-    Files without rows are allowed there, and files with another suffix are none of ours.
+    Suffixes may be in capitals. Files without rows are allowed there, and files with another suffix are none of
+    ours; nor are names that begin with . or _, as pyarrow has it: other programs keep their notes in those.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    below = sorted(path for suffix in SUFFIXES for path in folder.glob(f"*/**/*{suffix}"))
-    if below:
-        raise DataError(f"{folder} has vectors in folders below it, as {below[0]}: name one folder of files")
-    if not files:
-        raise DataError(f"{folder}: no .npy or .parquet file in this folder")
-    first = files[0]
-    other = next((path for path in files if path.suffix != first.suffix), None)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    shown = [path for path in found if not any(name[0] in "._" for name in path.relative_to(folder).parts)]
+    below = next((path for path in shown if path.parent != folder), None)
+    if below is not None:
+        raise DataError(f"{folder} has vectors in folders below it, as {below}: name one folder of files")
+    if not shown:
+        hidden = f"; not read: {found[0].name}, as names that begin with . or _" if found else ""
+        raise DataError(f"{folder}: no .npy or .parquet file in this folder{hidden}")
+    other = next((path for path in shown if path.suffix.lower() != shown[0].suffix.lower()), None)
     if other is not None:
-        raise DataError(
-            f"{folder} mixes {first.name} and {other.name}: keep .npy and .parquet in folders apart"
-        )
-    parts = [part for part in (_open_file(path, column, device) for path in files) if part.n_rows]
+        mixed = f"{shown[0].name} and {other.name}"
+        raise DataError(f"{folder} mixes {mixed}: keep .npy and .parquet in folders apart")
+    parts = [part for part in (_open_file(path, column, device) for path in shown) if part.n_rows]
     if not parts:
-        raise DataError(f"{folder} has 0 sample(s) in {len(files)} files, while a minimum of 1 is required")
+        raise DataError(f"{folder} has 0 sample(s) in {len(shown)} files, while a minimum of 1 is required")
     return FolderVectors(folder, parts, device)
 
 
@@ -96,12 +97,8 @@ class NpyVectors(FileVectors):
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:  # an array without values cannot be mapped
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
+            version, header = np.lib.format.read_magic(file), np.lib.format
+            read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
             shape, _, dtype = read(file)
         if dtype.hasobject or 0 in shape:
             return np.empty(shape, dtype)
@@ -126,6 +123,7 @@ class FolderVectors(Vectors):
         for part in parts:
             dtype = torch.promote_types(dtype, part.dtype)
         self._parts = parts
+        self.files = [file for part in parts for file in part.files]
         self._starts = [0, *np.cumsum([part.n_rows for part in parts]).tolist()]
         check_shape((self._starts[-1], parts[0].n_features), str(folder))
         super().__init__(str(folder), self._starts[-1], parts[0].n_features, dtype, device)

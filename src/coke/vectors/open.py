@@ -27,10 +27,10 @@ def open_vectors(X: Any, *, column: str | None = None, device: Any = None) -> Ve
     |---|---|
     | numpy array, memory map, h5py or zarr array | any strides and byte order, cut into views |
     | torch tensor | detached; blocks on its device |
-    | list of rows, data frame | through ``numpy.asarray`` |
+    | list of rows, data frame, or its column of lists | through ``numpy.asarray`` |
     | path of a .npy file | memory-mapped |
     | path of a .parquet file | a column of lists, by row groups |
-    | folder of .npy or of .parquet files | in the order of their names |
+    | folder of .npy or of .parquet files | in the order of their names, without those that begin with . or _ |
     | iterable of batches [b, D] that can be repeated, as a list or a ``DataLoader`` | one pass counts the rows |
     | function that returns an iterator over batches | likewise |
 

@@ -30,16 +30,16 @@ class ParquetVectors(FileVectors):
             with pq.ParquetFile(path, **_READING) as file:
                 self._metadata = file.metadata
                 schema = file.schema_arrow
-                self._column = _vector_column(schema, column, path)
+                self._column = _vector_column(schema, column, path, self._metadata.num_rows)
                 head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
         groups = [self._metadata.row_group(index).num_rows for index in range(self._metadata.num_row_groups)]
         self._group_ends = np.cumsum(groups, dtype=np.int64)
-        element = _storage(schema.field(self._column).type).value_type
+        element = getattr(_storage(schema.field(self._column).type), "value_type", pa.float32())
         n_features = 0
         if head is not None and head.num_rows:
-            first = _stored(head.column(0))
+            first = getattr(head.column(0), "storage", head.column(0))
             if first.null_count:
                 raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
             n_features = len(first.flatten())
@@ -77,7 +77,7 @@ class ParquetVectors(FileVectors):
         """A batch of the column as [b, D]; ``first`` is its first row's number in the file."""
         import pyarrow.compute as pc
 
-        lists = _stored(column)
+        lists = getattr(column, "storage", column)
         lengths = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
         wrong = lengths != self.n_features
         if wrong.any():
@@ -113,11 +113,8 @@ def _storage(type_: Any) -> Any:
     return getattr(type_, "storage_type", type_)
 
 
-def _stored(array: Any) -> Any:
-    return getattr(array, "storage", array)
-
-
-def _vector_column(schema: Any, column: str | None, path: Path) -> str:
+def _vector_column(schema: Any, column: str | None, path: Path, n_rows: int) -> str:
+    """Where the vectors are. Without rows also a column of nulls, as pandas writes that of an empty frame."""
     import pyarrow as pa
 
     def holds(type_: Any, numbers: Any) -> bool:
@@ -127,17 +124,18 @@ def _vector_column(schema: Any, column: str | None, path: Path) -> str:
 
     floats = [field.name for field in schema if holds(field.type, pa.types.is_floating)]
     integers = [field.name for field in schema if holds(field.type, pa.types.is_integer)]
+    nulls = [field.name for field in schema if n_rows == 0 and pa.types.is_null(field.type)]
     if column is not None:
         if column not in schema.names:
             raise DataError(
                 f"{path} has no column {column!r}{did_you_mean(column, schema.names)}: {', '.join(schema.names)}"
             )
-        if column not in floats + integers:
+        if column not in floats + integers + nulls:
             raise DataError(
                 f"{path}: column {column!r} is {schema.field(column).type}, not a list of numbers"
             )
         return column
-    found = floats or integers
+    found = floats or integers or nulls[:1]
     if len(found) != 1:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         what = (

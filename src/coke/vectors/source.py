@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ class Vectors(ABC):
         device: where blocks arrive.
         kind: ``"numpy"``, ``"tensor"``, ``"file"`` or ``"stream"``.
         name: what errors call them: a path, or ``X``.
+        files: where they lie in files: these, in the order of the rows.
     """
 
     kind = "numpy"
+    files: Sequence[Path] = ()
     _start = 0  # of a slice: where it begins among all rows of the source
 
     def __init__(self, name: str, n_rows: int, n_features: int, dtype: torch.dtype, device: Any) -> None:
@@ -108,7 +110,7 @@ class FileVectors(Vectors):
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, device: Any) -> None:
         super().__init__(str(path), *shape, dtype, device)
-        self._path, self._state = path, _state_of(path)
+        self._path, self._state, self.files = path, _state_of(path), [path]
 
     def _check_unchanged(self) -> None:
         if not self._path.exists() or _state_of(self._path) != self._state:
@@ -161,8 +163,8 @@ def recut(batches: Iterable[Tensor], block_rows: int) -> Iterator[Tensor]:
         yield held[0] if len(held) == 1 else torch.cat(held)
 
 
-def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    """N and D; raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
 
     >>> check_shape((0, 3), "X")
     Traceback (most recent call last):
@@ -178,6 +180,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
             raise DataError(
                 f"{name} has 0 {thing}(s) (shape={tuple(shape)}) while a minimum of 1 is required."
             )
+    return shape[0], shape[1]
 
 
 def usable_device(device: Any) -> torch.device:

@@ -10,14 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coke.bounded.command.places import places
+from coke.bounded import places as module
+from coke.bounded.places import places
 from coke.vectors import open_vectors
 
 
 def placed(rows: Any, labels: Any, centers: Any, metric: str, block_rows: int | None = None) -> np.ndarray:
-    vectors = open_vectors(rows)
-    parts = places(vectors, torch.as_tensor(labels), torch.as_tensor(centers), metric, block_rows=block_rows)
-    return np.concatenate(list(parts))
+    centers = torch.as_tensor(centers)
+    with pytest.MonkeyPatch.context() as patch:
+        if block_rows is not None:
+            patch.setattr(module, "_VALUES", block_rows * max(centers.shape))
+        return places(open_vectors(rows), labels, centers, metric)
 
 
 def distances(rows: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
@@ -75,7 +78,7 @@ def test_one_cluster_has_no_other() -> None:
 
 def test_all_centers_alike_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cluster can be the second one then: pairs are taken a few at a time."""
-    monkeypatch.setattr("coke.bounded.command.places._EXACT_VALUES", 50)
+    monkeypatch.setattr("coke.bounded.places._VALUES", 50)
     rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     found = placed(rows, np.zeros(40, int), np.ones((30, 3)), "euclidean")
     assert (found["second"] == 1).all()

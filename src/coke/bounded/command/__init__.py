@@ -1,1 +1,0 @@
-"""What `coke cluster` and `coke assign` do."""

@@ -1,0 +1,70 @@
+"""What `coke pretrain` leaves is a clustering like any other: `coke.load_clustering` and `coke assign` take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import coke
+from coke.cli import main
+from coke.errors import DataError
+from coke.run import Run
+from coke.training import outputs
+from tiny_runs import SETTINGS, tiny, write_textures
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.9], ids=["free", "bounded"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Tensor]:
+    """A run of two heads, and the features [N, D] by which its images were assigned. Free ones have no duals."""
+    folder, seen = tmp_path_factory.mktemp("trained"), []
+
+    def place(features: Tensor, centers: Tensor, duals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append(features)
+        return whole(features, centers, duals)
+
+    whole = outputs.place
+    keys = {**SETTINGS, "min_size_ratio": request.param}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "place", place)
+        run = coke.pretrain(
+            write_textures(folder / "data"), out=folder / "run", backbone=tiny(1), overrides=keys
+        )
+    assert len(seen) == 2  # heads, and all images in one block
+    return run, seen[0]
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_every_head_gives_its_clusters(trained: tuple[Run, Tensor], head: int, tmp_path: Path) -> None:
+    """With duals as the training has them, and nearest centers where there are none."""
+    run, features = trained
+    clusters = pq.read_table(run.assignments)[f"cluster_{head}"].to_numpy()
+    km = coke.load_clustering(run.clusters, head=head)
+    assert (km.n_clusters, km.metric) == (SETTINGS["n_clusters"][head], "cosine")
+    assert km.counts_.tolist() == np.bincount(clusters, minlength=km.n_clusters).tolist()
+    assert (km.transform(features.numpy()) - km.duals_).argmin(1).tolist() == clusters.tolist()
+    nearest = (features @ load_file(run.clusters)[f"centers_{head}"].t()).argmax(1)
+    assert km.predict(features.numpy()).tolist() == nearest.tolist()
+    if not km.duals_.any():
+        assert nearest.tolist() == clusters.tolist()
+    np.save(tmp_path / "features.npy", features.numpy())
+    words = [str(run.clusters), str(tmp_path / "features.npy"), "--head", str(head)]
+    assert main(["assign", *words, "--out", str(tmp_path / "a.parquet")]) == 0
+    assert pq.read_table(tmp_path / "a.parquet")["cluster"].to_pylist() == nearest.tolist()
+
+
+def test_a_bound_was_at_work(trained: tuple[Run, Tensor]) -> None:
+    """Or the duals above were no test."""
+    run, _ = trained
+    duals = torch.cat([load_file(run.clusters)[f"duals_{head}"] for head in (0, 1)])
+    assert bool(duals.any()) == (run.config["min_size_ratio"] > 0)
+
+
+def test_a_head_that_is_not_there(trained: tuple[Run, Tensor]) -> None:
+    with pytest.raises(DataError, match=r"clusters.safetensors has no head 2: it has 2, numbered from 0"):
+        coke.load_clustering(trained[0].clusters, head=2)
