@@ -31,7 +31,7 @@ Times = dict[str, list[float]]
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=(description or "").strip().split("\n\n")[0])
-    parser.add_argument("--pairs", type=int, default=None, help="repetitions of every comparison")
+    parser.add_argument("--pairs", "--repetitions", type=int, help="repetitions of every comparison")
     parser.add_argument("--quick", action="store_true", help="only show that it runs; writes no result")
     parser.add_argument(
         "--out", type=Path, default=None, help="result file; default benchmarks/results/NAME.json"

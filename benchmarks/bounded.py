@@ -1,170 +1,284 @@
-"""Size-constrained k-means beside its peers and beside the bare product, on one machine in one run.
+"""Size-constrained k-means on real vectors beside its peers: the same rows, starting centers, iterations and threads.
 
-Every row of the table below has the same data, starting centers, iterations and threads for all candidates, which
-run in turns. Inertia is recomputed for all of them in float64 by one function, as are the sizes.
+All candidates run in turns; inertia and sizes are recomputed for all by one function. `ROWS` is the table: what is
+clustered, beside whom, and what is wanted. Real vectors are looked for in the folder COKE_SHARED_DATA, else in
+shared/data beside the checkout; rows of the table whose vectors are not there are skipped with a line.
 
-    | row  | work                                                           | beside                       |
-    |------|----------------------------------------------------------------|------------------------------|
-    | 20k  | 20,000 x 32, K 200, N/2K ... 2N/K, 10 iterations               | k-means-constrained          |
-    | 50k  | 50,000 x 64, K 100, N/2K ... 2N/K, 5 iterations                | k-means-constrained          |
-    | 1M   | 1,000,000 x 128, K 1000, N/4K ... 4N/K, 10 iterations; memory  | faiss, without any bound     |
-    | 10M  | 10,000,000 x 128 float16 in a memory map, otherwise as 1M      | itself with 1,000,000 rows   |
-    | 200k | 200,000 x 128, K 1000, no bounds, 10 iterations                | scikit-learn and faiss       |
-
-    uv run --with faiss-cpu --with k-means-constrained python benchmarks/bounded.py [--only 20k 50k 1M 10M 200k]
+    uv run --with faiss-cpu --with k-means-constrained python benchmarks/bounded.py [--only words cifar ...]
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-import _candidates as candidates
 import _common as common
-import _machine
-import _turns as turns
-from _fit_elsewhere import fit_elsewhere
-from _mixtures import Data, starting_centers
-from _verdicts import BASE, audit, figures_of, itself_verdict, verdict
-from _work import WORK, Work, setting_of, tiny, words_of
+import _peers as peers
+import _rows as rows
+from _peers import FLOW, Found, Problem
+from memory import MIB, resident
 
-PEERS = "uv run --with faiss-cpu --with k-means-constrained "
-MIB = 2**20
-WARM_ROWS, WARM_CLUSTERS = 2_000, 8
-SMALL_ROWS = 100_000  # with fewer, as in a quick run, no process is worth its start
+ALL, QUICK_ROWS = 10**9, 500
+# Seconds of the engine before (acb7149: 20k, 50k; 9cfe021: 200k, 1m), judged on the same machine and threads alone.
+BEFORE_ON = ("Linux x86_64, AMD EPYC, 2 cores", 2)
+BEFORE, MEMORY = "seconds on the machine of the engine before", "MiB of the process beyond the rows"
 
 
-def beside_peers(name: str, work: Work, folder: Path, threads: int) -> dict[str, Any]:
-    """A row whose candidates run in this process."""
-    found: dict[str, Any] = {"setting": setting_of(work), "data": {}}
-    for kind, parameters in work.data.items():
-        data = Data(*parameters)
-        print(f"\n{name}, {data.words}: {words_of(work)}", flush=True)
-        rows = data.rows(work.n_rows, work.n_features)
-        centers = starting_centers(rows, work.n_clusters)
-        problem = candidates.Problem(rows, centers, work.iterations, work.sizes(work.n_rows))
-        for candidate in work.candidates:
-            candidates.CANDIDATES[candidate](problem.part(WARM_ROWS, WARM_CLUSTERS))
-        calls = {candidate: _call(candidate, problem) for candidate in work.candidates}
-        seconds, last = turns.turns(calls, repetitions=work.repetitions, budget=work.budget)
-        part: dict[str, Any] = {"words": data.words, "times": turns.summary(seconds, BASE), "results": {}}
-        turns.print_laps(part["times"], BASE)
-        for candidate, result in last.items():
-            if result.labels is not None:
-                part["results"][candidate] = audit(problem, result)
-                print(f"  {candidate}: {figures_of(part['results'][candidate])}", flush=True)
-        part["checks"] = verdict(name, part, bounded=work.ratio is not None)
-        if name == "1M":
-            part["memory"] = in_memory(rows, work, centers, folder, threads)
-            beyond = (part["memory"]["peak"] - part["memory"]["data"]) / MIB
-            what = "peak anonymous memory of a process that fits, beyond the data"
-            part["checks"].append(turns.check(what, beyond, 1024, unit=" MiB"))
-        found["data"][kind] = part
-    return found
+@dataclass(frozen=True)
+class Case:
+    """One problem: rows, N, K, sizes as multiples of N / K, iterations, peers, and the most each figure may be."""
+
+    what: str
+    rows: rows.Rows
+    n_rows: int
+    n_clusters: int
+    ratio: tuple[float, float] | None
+    iterations: int = 10
+    peers: tuple[str, ...] = ()
+    wanted: dict[str, float] = field(default_factory=dict)
+    repetitions: int = 3
+    once: tuple[str, ...] = (FLOW, "elkan")  # too slow to repeat
+
+    def problem(self, quick: bool) -> Problem:
+        """Its rows and k-means++ centers; quick: so few that figures mean nothing."""
+        found = self.rows(min(self.n_rows, QUICK_ROWS) if quick else self.n_rows)
+        n, k = len(found), self.n_clusters
+        k = min(k, max(n // 10, k * n // self.n_rows)) if quick else k
+        low, high = self.ratio or (0, 0)
+        sizes = None if self.ratio is None else (math.floor(low * n / k), math.ceil(high * n / k))
+        iterations = min(self.iterations, 3) if quick else self.iterations
+        return Problem(found, rows.starting_centers(found, k), iterations, sizes)
+
+    def __call__(self, name: str, options: Any) -> dict[str, Any]:
+        """Run the candidates in turns, recompute what they found, judge."""
+        problem = self.problem(options.quick)
+        (n, d), k = problem.rows.shape, len(problem.centers)
+        setting = {"N": n, "D": d, "K": k, "sizes": problem.sizes, "iterations": problem.iterations}
+        print(
+            f"\n{name}, {self.what}: {', '.join(f'{key} {value}' for key, value in setting.items())}",
+            flush=True,
+        )
+        names, moves = peers.present("coke", *self.peers), [problem.iterations]
+
+        def call(candidate: str) -> Found:
+            iterations = moves[-1] if candidate == "faiss" else problem.iterations  # faiss does not know rest
+            found = peers.CANDIDATES[candidate](
+                Problem(problem.rows, problem.centers, iterations, problem.sizes)
+            )
+            if candidate == "coke":
+                moves.append(found.iterations)
+            return found
+
+        few, sizes = problem.rows[:200], problem.sizes and (1, min(200, n))
+        for candidate in names:  # what is loaded or compiled on first use does not count
+            peers.CANDIDATES[candidate](Problem(few, problem.centers[:2], 2, sizes))
+        calls = {candidate: partial(call, candidate) for candidate in names}
+        times, last = peers.turns(calls, options.pairs or self.repetitions, self.once)
+        results: dict[str, dict[str, Any]] = {}
+        for candidate, found in last.items():
+            result = results[candidate] = {"iterations": found.iterations, **found.says}
+            result["inertia"] = peers.inertia(problem.rows, found.centers, found.labels)
+            result["outside"] = peers.outside(found.labels, k, problem.sizes)
+            print(f"  {candidate}: {', '.join(f'{key} {value:.9g}' for key, value in result.items())}")
+        own, seconds = results["coke"], times["coke"]["seconds"]["median"]
+        figures = {"seconds": seconds, "outside": own["outside"], "gap": own["gap"]}
+        figures["own inertia off by"] = abs(above(own["own inertia"], own["inertia"]))
+        for candidate in names[1:]:
+            figures[f"time / {candidate}"] = times[candidate]["ratio"]["median"]
+            figures[f"inertia above {candidate}"] = above(own["inertia"], results[candidate]["inertia"])
+            if f"{candidate}, predict" in times:
+                figures[f"predict / {candidate}"] = times[f"{candidate}, predict"]["ratio"]["median"]
+        if options.as_before and not options.quick:
+            figures[BEFORE] = seconds
+        if MEMORY in self.wanted:
+            command = [sys.executable, __file__, "--memory-of", name, "--threads", str(options.threads)]
+            command += ["--quick"] if options.quick else []
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures[MEMORY], before = map(float, done.stdout.split())
+            print(f"  {before:.0f} MiB of its memory beyond the rows were there before it fitted: libraries")
+        checks = peers.judge(figures, {"outside": 0, "own inertia off by": 1e-6} | self.wanted)
+        return entry(self.what, setting, times, figures, checks) | {"results": results}
+
+    def memory(self, quick: bool) -> tuple[float, float]:
+        """Resident MiB of this process, libraries and all, beyond the rows: the peak once it has fitted, and before."""
+        problem = self.problem(quick)
+        before = resident("VmRSS")
+        peers.coke(problem)
+        return (resident("VmHWM") - problem.rows.nbytes) / MIB, (before - problem.rows.nbytes) / MIB
 
 
-def _call(candidate: str, problem: candidates.Problem) -> Callable[[], candidates.Found]:
-    return lambda: candidates.CANDIDATES[candidate](problem)
+def entry(what: str, setting: Any, times: Any, figures: Any, checks: Any) -> dict[str, Any]:
+    """One case of a result."""
+    return {"what": what, "setting": setting, "times": times, "figures": figures, "checks": checks}
 
 
-def in_memory(rows: Any, work: Work, centers: Any, folder: Path, threads: int) -> dict[str, Any]:
-    """Memory of a process of its own that holds the rows as an array and fits."""
-    path = folder / "rows.npy"
-    np.save(path, rows)
-    found = fit_elsewhere(path, work.n_rows, work, centers, threads=threads, audited=False)
-    path.unlink()
-    before, data, peak = (found[key] / MIB for key in ("before", "data", "peak"))
-    print(f"  anonymous memory, MiB: {before:.0f} with the data ({data:.0f}) loaded, {peak:.0f} at most")
-    return found
+def above(own: float, other: float) -> float:
+    """How far one sum lies above another, relative to it.
+
+    >>> above(3.0, 2.0), above(0.0, 0.0), above(1.0, 0.0)
+    (0.5, 0.0, inf)
+    """
+    return 0.0 if own == other else own / other - 1 if other else math.inf
 
 
-def against_itself(name: str, work: Work, folder: Path, threads: int) -> dict[str, Any]:
-    """A memory map of N rows beside a tenth of it, each fit in a process of its own."""
-    ((kind, parameters),) = work.data.items()
-    data, path, tenth = Data(*parameters), folder / "rows.npy", work.n_rows // 10
-    print(f"\n{name}, {data.words}: {words_of(work)}", flush=True)
-    began = time.perf_counter()
-    data.write(path, work.n_rows, work.n_features)
-    print(f"  {path.stat().st_size / 1e9:.2f} GB written in {time.perf_counter() - began:.0f} s", flush=True)
-    centers = starting_centers(np.load(path, mmap_mode="r")[:tenth], work.n_clusters)
-    fits: dict[str, list[dict[str, Any]]] = {"tenth": [], "all": []}
-
-    def run(lap: str, n_rows: int) -> candidates.Found:
-        audited = not fits[lap]  # it takes long, and all repetitions give the same
-        here = work.n_rows < SMALL_ROWS
-        found = fit_elsewhere(path, n_rows, work, centers, threads=threads, audited=audited, here=here)
-        fits[lap].append(found)
-        return candidates.Found({lap: fits[lap][-1]["seconds"]})
-
-    calls = {"tenth": lambda: run("tenth", tenth), "all": lambda: run("all", work.n_rows)}
-    seconds, _ = turns.turns(calls, repetitions=work.repetitions, budget=work.budget)
-    path.unlink()
-    part: dict[str, Any] = {"words": data.words, "times": turns.summary(seconds, "tenth"), "results": {}}
-    turns.print_laps(part["times"], "tenth")
-    for lap, runs in fits.items():
-        found = part["results"][lap] = runs[0] | {"peak": max(run["peak"] for run in runs)}
-        print(f"  {lap}: {figures_of(found)}, {found['peak'] / MIB:.0f} MiB anonymous at most", flush=True)
-    part["checks"] = itself_verdict(part, tenth, work.n_rows)
-    return {"setting": setting_of(work), "data": {kind: part}}
+COSTS: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
+    "random": lambda r, n, k: r.random((n, k)),
+    "geometric": lambda r, n, k: ((r.standard_normal((n, 1, 4)) - r.standard_normal((1, k, 4))) ** 2).sum(2),
+    "all ties": lambda r, n, k: np.ones((n, k)),
+    "two costs": lambda r, n, k: r.integers(1, 3, (n, k)).astype(float),
+    "i x j": lambda r, n, k: np.outer(np.arange(1.0, n + 1), np.arange(1.0, k + 1)),
+    "12 orders of magnitude": lambda r, n, k: 10 ** r.uniform(-6, 6, (n, k)),
+}
+SHAPES, QUICK_SHAPES = ((1_000, 20), (5_000, 100), (20_000, 100), (1_000, 1_000)), ((60, 6), (40, 40))
+MOST_SCIPY_ROWS = 5_000  # its matrix is N x N
 
 
-def usable(name: str, work: Work, quick: bool) -> Work:
-    """The work without peers that are not installed: in a quick run, and said; else an error."""
-    absent = candidates.missing(work.candidates)
-    if not absent:
-        return work
-    if not quick:
-        raise SystemExit(f"{name}: {', '.join(absent)} not installed: {PEERS}python benchmarks/bounded.py")
-    print(f"{name}: without {', '.join(absent)}, not installed")
-    return replace(work, candidates=tuple(c for c in work.candidates if c not in absent))
+def balanced(what: str, shape: int, name: str, options: Any) -> dict[str, Any]:
+    """`assign_balanced` with equal sizes, beside scipy's assignment whose columns are repeated N / K times."""
+    from scipy.optimize import linear_sum_assignment
+
+    from coke import assign_balanced
+
+    n, k = QUICK_SHAPES[shape % 2] if options.quick else SHAPES[shape]
+    cost, size = COSTS[what](np.random.default_rng(0), n, k), n // k
+    print(f"\n{name}, {what}: {n:,} x {k:,}, all sizes {size}", flush=True)
+
+    def timed(call: Callable[[], Any]) -> Found:
+        began = time.perf_counter()
+        labels = call()
+        return Found(time.perf_counter() - began, labels)
+
+    calls = {"coke": lambda: timed(lambda: assign_balanced(cost, size, size))}
+    if n <= MOST_SCIPY_ROWS:
+        repeated = lambda: linear_sum_assignment(np.repeat(cost, size, axis=1))[1] // size  # noqa: E731
+        calls["scipy"] = lambda: timed(repeated)
+    else:
+        print(f"  without scipy: it would want {n:,} x {n:,} costs")
+    times, last = peers.turns(calls, options.pairs or 3, ("scipy",) if n >= 5_000 else ())
+    sums = {who: math.fsum(cost[np.arange(n), found.labels]) for who, found in last.items()}
+    figures = {"outside": peers.outside(last["coke"].labels, k, (size, size)), "cost": sums["coke"]}
+    wanted: dict[str, float] = {"outside": 0}
+    if "scipy" in times:
+        figures |= {"time / scipy": times["scipy"]["ratio"]["median"]}
+        figures |= {"cost above scipy": above(sums["coke"], sums["scipy"])}
+        wanted |= {"cost above scipy": 1e-9} | (
+            {"time / scipy": 3 if k == n else 1} if k == n or n >= 5_000 else {}
+        )
+    return entry(what, {"N": n, "K": k}, times, figures, peers.judge(figures, wanted))
 
 
-def merged(path: Path, rows: dict[str, Any], quick: bool) -> dict[str, Any]:
-    """Results of a file, if there is one of the same kind, with these rows in place of its own."""
-    if not path.exists():
-        return dict(rows)
-    former = json.loads(path.read_text(encoding="utf-8"))
-    return (former["results"] if former.get("quick", False) == quick else {}) | rows
+def assign_cold(name: str, options: Any) -> dict[str, Any]:
+    """New rows to the centers of a fit without bounds, so with prices of 0, within bounds."""
+    from coke import ConstrainedKMeans
+
+    few, n, k = (500, 2_000, 10) if options.quick else (100_000, 1_000_000, 1_000)
+    print(f"\n{name}, mixture: {n:,} new rows x 128, K {k:,}, 0.25 to 4 x N/K", flush=True)
+    data = rows.mixture(few + n)
+    parameters = {"init": rows.starting_centers(data[:few], k), "max_iter": 2, "tol": 0, "random_state": 0}
+    estimator = ConstrainedKMeans(k, **parameters).fit(data[:few])
+
+    def call() -> Found:
+        began = time.perf_counter()
+        found = estimator.assignment(data[few:], min_size_ratio=0.25, max_size_ratio=4)
+        says = {"sweeps": found.n_sweeps, "gap": found.gap}
+        return Found(time.perf_counter() - began, np.asarray(found.labels), says=says)
+
+    times, last = peers.turns({"coke": call}, options.pairs or 1)
+    figures = last["coke"].says | {
+        "outside": peers.outside(last["coke"].labels, k, (n // (4 * k), 4 * n // k))
+    }
+    return entry(
+        "mixture", {"N": n, "K": k}, times, figures, peers.judge(figures, {"sweeps": 4, "outside": 0})
+    )
+
+
+LOOSE, TIGHT, HALF, THREE, EQUAL = (0.25, 4), (0.95, 1.05), (0.5, 2), (0.5, 1.5), (1, 1)
+LONG = {"iterations": 100, "peers": ("faiss", "elkan"), "wanted": {"time / faiss": 0.5, "time / elkan": 1.0}}
+HARD = {"wanted": {"seconds": 2.0}}
+FLOWS = {"peers": (FLOW,), "wanted": {f"time / {FLOW}": 1.0, "gap": 0}}
+SMALL = {"peers": ("scikit-learn",), "wanted": {"time / scikit-learn": 2.0, "predict / scikit-learn": 2.0}}
+SMALL_FLOW = {"peers": (FLOW,), "wanted": {f"time / {FLOW}": 1.0}, "repetitions": 5, "once": ()}
+words, equal_rows = (
+    rows.words,
+    lambda r, n: np.where(np.arange(n)[:, None] < n // 10, 1, r.standard_normal((n, 16))),
+)
+ROWS: dict[str, list[Callable[[str, Any], dict[str, Any]]]] = {
+    "words-20k": [Case("words", words, 20_000, 200, HALF, 10, (FLOW, "faiss"),
+                       {f"time / {FLOW}": 1 / 40, "time / faiss": 3, f"inertia above {FLOW}": 1e-3})],
+    "words": [Case("words", words, ALL, 1_000, LOOSE, 10, ("faiss",), {"time / faiss": 1.6, "gap": 1e-8})],
+    "words-tight": [Case("words", words, ALL, 1_000, TIGHT, 10, ("faiss",), {"time / faiss": 2.5, "gap": 1e-8})],
+    "mixture-1m": [Case("mixture", rows.mixture, 1_000_000, 1_000, LOOSE, 10, ("faiss",),
+                        {"time / faiss": 1.6, "gap": 1e-6, MEMORY: 1024})],
+    "cifar": [Case("64 components of CIFAR-10", rows.cifar, ALL, 500, LOOSE, 10, ("faiss",))],
+    "normal-20k": [Case("normal", rows.normal(32), 20_000, 200, HALF, 10, (FLOW,), {BEFORE: 0.2516})],
+    "normal-50k": [Case("normal", rows.normal(64), 50_000, 100, HALF, 5, (FLOW,), {BEFORE: 0.4572})],
+    "normal-200k-free": [Case("mixture", rows.mixture, 200_000, 1_000, None, 10,
+                              ("scikit-learn", "faiss"), {BEFORE: 4.427})],
+    "normal-1m": [Case("normal", rows.normal(128), 1_000_000, 1_000, LOOSE, 10, ("faiss",), {BEFORE: 25.46})],
+    "free": [Case("words", words, ALL, 1_000, None, 10, ("scikit-learn", "faiss"),
+                  {"time / scikit-learn": 1, "time / faiss": 1.2})],
+    "long": [Case("words to rest", words, ALL, 1_000, LOOSE, **LONG)],
+    "long-free": [Case("words to rest", words, ALL, 1_000, None, **LONG)],
+    "hard": [
+        Case("one feature", rows.normal(1), 20_000, 100, EQUAL, 10, **HARD),
+        Case("two values", rows.drawn(lambda r, n: r.integers(0, 2, (n, 1))), 50_000, 50, EQUAL, 10, **HARD),
+        Case("a tenth is one row", rows.drawn(equal_rows), 4_000, 20, (0.5, 1.5), 50, **HARD),
+        Case("1 to 5", rows.drawn(lambda r, n: r.integers(1, 6, (n, 1))), 1_000, 20, (0.4, 2), 50, **HARD),
+        Case("50 values", rows.drawn(lambda r, n: r.standard_normal((50, 8))[r.integers(0, 50, n)]),
+             1_000, 100, HALF, 50, **HARD),
+    ],
+    "groups": [Case("words, 1 to 3", words, 500, 250, THREE, **FLOWS), Case("pairs", words, 400, 200, EQUAL, **FLOWS),
+               Case("words, 1 to 3", words, 4_000, 2_000, THREE, **FLOWS)],
+    "balanced": [partial(balanced, what, shape) for shape in range(len(SHAPES)) for what in COSTS],
+    "assign-cold": [assign_cold],
+    "small": [*(Case("normal", rows.normal(d), n, 8, None, repetitions=50, **SMALL)
+                for n, d in ((50, 2), (200, 4), (1_000, 8), (10_000, 10))),
+              *(Case(name, partial(rows.small_real, name), ALL, 10, HALF, **SMALL_FLOW) for name in rows.SMALL_REAL)],
+}  # fmt: skip
 
 
 def main() -> None:
     """Measure, print, write after each row."""
     parser = common.arguments(__doc__)
-    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="rows of the table")
-    parser.add_argument("--threads", type=int, default=2, help="of every library")
-    parser.add_argument("--budget", type=float, help="seconds for the repetitions of a comparison")
-    parser.add_argument(
-        "--folder", type=Path, help="for files of up to 2.6 GB, on a disk; default: temporary"
-    )
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows of the table")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library")
+    parser.add_argument("--memory-of", choices=ROWS, help="(used by the benchmark itself)")
     options = parser.parse_args()
-    _machine.start_neutral(options.threads)
-    where = _machine.environment(options.threads, PEERS)
-    rows: dict[str, Any] = {}
+    if options.memory_of:
+        peers.set_threads(options.threads, ())
+        print(*ROWS[options.memory_of][0].memory(options.quick))
+        return
+    where = peers.environment(options.threads)
+    options.as_before = (where["machine"], where["threads"]) == BEFORE_ON
+    path = options.out or common.RESULTS / "bounded.json"
+    former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = former.get("results", {}) if former.get("quick") == options.quick else {}
+    short = []
     for name in options.only:
-        work = usable(name, tiny(WORK[name]) if options.quick else WORK[name], options.quick)
-        work = replace(
-            work, repetitions=options.pairs or work.repetitions, budget=options.budget or work.budget
-        )
-        measure = against_itself if work.mapped else beside_peers
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            row = measure(name, work, Path(folder), options.threads)
-        took = time.perf_counter() - began
-        print(f"  {name} took {took:.0f} s", flush=True)
-        rows[name] = {"environment": where | {"took": took}, **row}
+        try:
+            cases = [case(name, options) for case in ROWS[name]]
+        except rows.AbsentError as absent:
+            print(f"\n{name}: skipped, {absent}")
+            continue
+        for case in cases:
+            missed = [check for check in case["checks"] if not check["met"]]
+            short += [
+                f"{name}, {case['what']}: {c['what']} {c['value']}, wanted <= {c['wanted']:g}" for c in missed
+            ]
+        results[name] = {"environment": where, "cases": cases}
         if options.out or not options.quick:
-            path = options.out or common.RESULTS / "bounded.json"
-            results = merged(path, {name: rows[name]}, options.quick)
             common.write_result("bounded", options, {"environment": where, "results": results})
-    if options.quick and not options.out:
-        common.write_result("bounded", options, {})
+    print("\n".join(["", "missed, or not measured:", *short] if short else ["", "all met"]))
 
 
 if __name__ == "__main__":

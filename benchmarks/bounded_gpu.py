@@ -20,20 +20,19 @@ import torch
 from torch import Tensor
 
 import _common as common
-import _turns as turns
-from _candidates import Found, counted_passes
+import _peers as peers
+from _peers import Found
 from coke import ConstrainedKMeans
-from coke.bounded.sweep import default_block_rows
 
 N_ROWS, N_FEATURES, N_CLUSTERS, ITERATIONS, RATIO = 100_000_000, 128, 10_000, 5, 4
 QUICK = (5_000, 16, 25)
 COMPONENTS, NOISE = 5_000, 1.0
-BUDGET = 400.0  # seconds for all repetitions
+BLOCK_PAIRS = 2**28  # scores of a bare sweep at a time: 1 GiB in float32
 MOST_RATIO, MOST_GAP = 2.0, 1e-3
 
 
 def resident(n_rows: int, n_features: int, n_components: int, device: str, seed: int = 0) -> Tensor:
-    """A mixture with long-tailed sizes, as `_mixtures` has it, made block by block on the device: float16 [N, D]."""
+    """A mixture with long-tailed sizes, as `_rows.mixture` has it, made in blocks on the device: float16 [N, D]."""
     generator = torch.Generator(device).manual_seed(seed)
     centers = torch.randn(n_components, n_features, generator=generator, device=device)
     edges = (1 / torch.arange(1, n_components + 1, device=device, dtype=torch.float64)).cumsum(0)
@@ -66,13 +65,14 @@ class Bare:
             self.labels[first : first + len(rows)] = scores.argmax(1)
 
 
-def check_gpu(times: dict[str, dict[str, Any]], figures: dict[str, Any]) -> list[dict[str, Any]]:
+def check_gpu(times: dict[str, dict[str, Any]], figures: dict[str, float]) -> list[dict[str, Any]]:
     """What the fit promises."""
-    return [
-        turns.check("time beside bare sweeps", 1 / times["bare"]["ratio"]["median"], MOST_RATIO, unit=" x"),
-        turns.check("certified gap", figures["gap"], MOST_GAP),
-        turns.check("violation", figures["violation"], 0, unit=" rows"),
-    ]
+    found = {
+        "time / bare": times["bare"]["ratio"]["median"],
+        "gap": figures["gap"],
+        "outside": figures["outside"],
+    }
+    return peers.judge(found, {"time / bare": MOST_RATIO, "gap": MOST_GAP, "outside": 0})
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     rows = resident(n_rows, n_features, min(COMPONENTS, n_clusters // 2), options.device)
     drawn = torch.randperm(n_rows, generator=torch.Generator().manual_seed(0))[:n_clusters]
     centers = rows[drawn.to(rows.device)].float()
-    block_rows = default_block_rows(n_clusters, rows.device)
+    block_rows = min(max(BLOCK_PAIRS // n_clusters, 64), n_rows)
 
     def fit() -> Found:
         model = ConstrainedKMeans(
@@ -113,21 +113,18 @@ def main() -> None:
             init=centers,
             max_iter=ITERATIONS,
             tol=0,
-            gap=MOST_GAP / 10,
             random_state=0,
         )
         wait()
-        with counted_passes() as passes:
-            began = time.perf_counter()
-            model.fit(rows)
-            wait()
-            seconds = time.perf_counter() - began
-        counts = model.counts_
-        outside = (sizes[0] - counts).clamp_min(0).sum() + (counts - sizes[1]).clamp_min(0).sum()
-        figures = {"iterations": model.n_iter_, "gap": model.gap_, "inertia": model.inertia_}
-        return Found({"coke": seconds}, figures=figures | {"violation": int(outside), "passes": passes[0]})
+        began = time.perf_counter()
+        model.fit(rows)
+        wait()
+        seconds = time.perf_counter() - began
+        outside = peers.outside(model.labels_.cpu().numpy(), n_clusters, sizes)
+        says = {"iterations": model.n_iter_, "gap": model.gap_, "inertia": model.inertia_, "outside": outside}
+        return Found(seconds, says=says)
 
-    def bare(name: str, dtype: torch.dtype) -> Found:
+    def bare(dtype: torch.dtype) -> Found:
         sweeps = Bare(rows, centers, dtype, block_rows)
         sweeps.scores.zero_()
         wait()
@@ -135,17 +132,16 @@ def main() -> None:
         for _ in range(ITERATIONS + 1):
             sweeps.sweep()
         wait()
-        return Found({name: time.perf_counter() - began})
+        return Found(time.perf_counter() - began)
 
     ConstrainedKMeans(8, min_size=1, max_iter=2, n_init=1).fit(rows[:4_000])  # what is loaded on first use
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    calls = {"coke": fit, "bare": lambda: bare("bare", torch.float32)}
-    calls["bare, float16"] = lambda: bare("bare, float16", torch.float16)
+    calls = {"coke": fit, "bare": lambda: bare(torch.float32)}
+    calls["bare, float16"] = lambda: bare(torch.float16)
     repetitions = options.pairs or (1 if options.quick else 3)
-    seconds, last = turns.turns(calls, repetitions=repetitions, budget=BUDGET)
-    times, figures = turns.summary(seconds, "coke"), last["coke"].figures
-    turns.print_laps(times, "coke")
+    times, last = peers.turns(calls, repetitions)
+    figures = last["coke"].says
     figures["gpu_bytes"] = torch.cuda.max_memory_allocated() if on_gpu else 0
     print(f"  coke: {', '.join(f'{name} {value:.6g}' for name, value in figures.items())}")
     setting = {"N": n_rows, "D": n_features, "K": n_clusters, "sizes": sizes, "iterations": ITERATIONS}
