@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from coke.errors import CokeError, DataError
 
-
 _alone = False
 
 

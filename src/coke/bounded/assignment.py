@@ -1,9 +1,12 @@
-"""Rows to clusters within the bounds, at the least cost: sweep, search, and again only where offers were too narrow.
+"""Rows to clusters within the bounds, at the least cost: sweep, search, and again where offers were too narrow.
 
-A sweep under prices rho offers row i to cluster k where c_ik - rho_k <= best_i + w_k. The search sees these pairs alone.
-After it moved prices by delta, a pair that was not on offer cannot matter if w_k >= delta_k + s, where s is the most by
-which any row's own reduced cost has risen: then the result is exact, and its cost is its own lower bound, to rounding.
-Else the next sweep starts from the new prices, where almost nothing is left to do, with wider offers.
+A sweep under prices rho offers a row at its best cluster b to cluster k where
+
+    (c_ik - rho_k) - (c_ib - rho_b) <= width_k + reach_b,
+
+and the search sees these pairs alone. After it has moved prices by delta, a pair that was not on offer cannot matter if
+delta_k - delta_b <= width_k + reach_b for all k and b: then the result is exact, and its cost is its own lower bound.
+Else the next sweep starts from the new prices, where almost nothing is left to do, with wider offers where they lacked.
 
 Legend: N rows, K clusters.
 """
@@ -122,18 +125,29 @@ def assign_within(
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
         cost = swept.cost + math.fsum(gained[gained != 0].tolist())
         moved = value - prices.value
-        exact = not wanting.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
+        exact = (
+            not wanting.any()
+            and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
+        )
         proven = (value, cost, sizes.held) if exact else (prices.value, swept.cost, swept.held)
         lower_bound = max(lower_bound, _bound(*proven, lower, upper, costs.rounding))
         if exact:
             break
-        least = abs(cost) / total * 2.0 ** (n_sweeps - 20)
-        prices = Prices(value, *(np.maximum(*pair) for pair in zip(prices[1:], _wider(moved, wanting, prices, least), strict=True)))
+        prices = _wider(value, moved, wanting, prices, costs.magnitude * 4.0 ** (n_sweeps - 6))
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
     return Assignment(
-        labels, sizes.held, prices._replace(value=value), value - first_value, cost, lower_bound, former_cost, int(n_changed), n_off, n_sweeps
+        labels=labels,
+        sizes=sizes.held,
+        prices=prices._replace(value=value),
+        moved=value - first_value,
+        cost=cost,
+        lower_bound=lower_bound,
+        former_cost=former_cost,
+        n_changed=int(n_changed),
+        n_off=n_off,
+        n_sweeps=n_sweeps,
     )
 
 
@@ -148,10 +162,12 @@ def needed(moved: Array) -> tuple[Array, Array]:
     return np.maximum(moved - level, 0), np.maximum(level - moved, 0)
 
 
-def _wider(moved: Array, wanting: Array, prices: Prices, least: float) -> list[Array]:
-    """What offers should have had, and more where a search got lost."""
-    pairs = zip(needed(moved), wanting, prices[1:], strict=True)
-    return [np.where(lost, np.maximum(2 * now + 2 * need, least), 1.5 * need) for need, lost, now in pairs]
+def _wider(value: Array, moved: Array, wanting: Array, prices: Prices, least: float) -> Prices:
+    """The new prices, with what offers should have had, and more where a search got lost."""
+    wide = []
+    for need, lost, now in zip(needed(moved), wanting, prices[1:], strict=True):
+        wide.append(np.maximum(now, np.where(lost, np.maximum(2 * (now + need), least), 1.5 * need)))
+    return Prices(value, *wide)
 
 
 def _bound(prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float) -> float:

@@ -70,13 +70,13 @@ class CenterSums:
         """
         if self.sums.device.type != "cpu":
 
-            def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
+            def elsewhere(start: int, rows: Tensor, former: Array, now: Array) -> None:
                 with alone:
                     changed = np.flatnonzero(former != now)
                     at = torch.from_numpy(changed).to(rows.device)
                     self.move(rows[at], start + changed, former[changed], now[changed])
 
-            return add
+            return elsewhere
         sums, weights = np.zeros(self.sums.shape), np.zeros(len(self.sums))
         with alone:
             self._parts.append((sums, weights))
@@ -84,9 +84,13 @@ class CenterSums:
 
         def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
             exact = as_floats(rows)
-            own = np.ones(len(rows)) if self.weight is None else self.weight[start : start + len(rows)].numpy()
+            own = (
+                np.ones(len(rows)) if self.weight is None else self.weight[start : start + len(rows)].numpy()
+            )
             factors = self._factors(exact).numpy()
-            add_changed(exact.numpy(), factors, shift, own, self.grid, self.weight_grid, former, now, sums, weights)
+            add_changed(
+                exact.numpy(), factors, shift, own, self.grid, self.weight_grid, former, now, sums, weights
+            )
 
         return add
 
@@ -119,9 +123,9 @@ class CenterSums:
 
         Centers are means, or their directions for cosine; an empty cluster keeps its former one.
         """
-        for sums, weights in self._parts:
-            self.sums += torch.from_numpy(sums)
-            self.weights += torch.from_numpy(weights)
+        for values, masses in self._parts:
+            self.sums += torch.from_numpy(values)
+            self.weights += torch.from_numpy(masses)
         self._parts.clear()
         totals = distributed.sum_over_processes(torch.cat([self.sums, self.weights[:, None]], dim=1))
         weights = totals[:, -1]

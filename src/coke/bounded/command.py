@@ -25,8 +25,7 @@ from coke.bounded.estimator import ConstrainedKMeans
 from coke.bounded.files import about, as_bytes, load_clustering
 from coke.bounded.places import places
 from coke.bounded.processes import collected, joined, open_together, own_rows, together
-from coke.bounded.size_request import number
-from coke.bounded.sizes import SizeBounds, resolve_bounds
+from coke.bounded.sizes import SizeBounds, number, resolve_bounds
 from coke.errors import ConfigError, DataError
 from coke.vectors import Vectors
 from coke.vectors.columns import column_field, column_values
@@ -69,7 +68,7 @@ def run(options: Namespace) -> None:
                 facts |= {"seed": options.seed, "n_iter": km.n_iter_}
             elif sizes:
                 within = km.assignment(rows, **sizes)
-                labels = within.labels.cpu()
+                labels = within.labels
                 facts |= {"inertia": within.cost, "lower_bound": within.lower_bound, "gap": within.gap}
             else:
                 labels = km.predict(rows)

@@ -57,6 +57,8 @@ class Costs(ABC):
     device: torch.device
     first_row: int = 0
     size_weight: Tensor | None = None
+    magnitude: float
+    """How far costs of a row may lie apart, roughly."""
     rounding: float = 0.0
     """By how much a cost may be off, relative to itself: float64 sums of D terms."""
 
@@ -75,7 +77,7 @@ class Costs(ABC):
 
     @abstractmethod
     def some(self, count: int) -> tuple[Array, Array]:
-        """Costs of at most ``count`` rows spread over all, about [count, K], and what these rows count for in a size."""
+        """Costs of some ``count`` rows spread over all, [count, K], and what these count for in a size."""
 
     def sizes(self, start: int, count: int) -> Array:
         """What rows ``start`` ... count for in a size: float64 [count]."""
@@ -123,6 +125,7 @@ class DistanceCosts(Costs):
         self.longest = float(self.squares.max().sqrt())
         precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
         self.unit = _UNIT_ROUNDING[precision]
+        self.magnitude = 4 * self.scale * self.longest**2
         self.rounding = (vectors.n_features + 8) * 2.0**-53
 
     def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -154,7 +157,9 @@ class DistanceCosts(Costs):
             return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
 
-    def errors(self, rough: Tensor, factors: Tensor, weights: Tensor, sizes: Tensor, highest: float) -> Tensor:
+    def errors(
+        self, rough: Tensor, factors: Tensor, weights: Tensor, sizes: Tensor, highest: float
+    ) -> Tensor:
         """By how much a reduced cost may be off at most, float32 [b], where float32 rows [b, D] are multiplied.
 
         highest: the largest absolute price.
@@ -185,7 +190,9 @@ class _DistancesHere(Look):
         rough = rough.float()
         factors = costs.factors(exact)
         weights, sizes = costs.weights(start, count), costs.sizes(start, count)
-        errors = costs.errors(rough, factors, torch.from_numpy(weights), torch.from_numpy(sizes), self.highest)
+        errors = costs.errors(
+            rough, factors, torch.from_numpy(weights), torch.from_numpy(sizes), self.highest
+        )
         torch.mm(rough, costs.columns, out=self.scores[:count, : costs.n_clusters])
         arrays = (self.scores[:count].numpy(), exact.numpy(), factors.numpy(), weights, sizes, errors.numpy())
         done = 0
@@ -223,18 +230,20 @@ class _DistancesElsewhere(Look):
         reduced = costs.squares.float() - product.mul_(factors.float()[:, None])
         reduced.mul_((costs.scale * weights).float()[:, None]).sub_(sizes.float()[:, None] * level)
         bar = reduced.amin(1) + 2 * errors
-        reach = torch.where(reduced <= bar[:, None], reaches.float(), 0).amax(1)  # of all that may be the best
+        reach = torch.where(reduced <= bar[:, None], reaches.float(), 0).amax(
+            1
+        )  # of all that may be the best
         near = reduced - sizes.float()[:, None] * widths.float() <= (bar + sizes.float() * reach)[:, None]
         former = torch.from_numpy(label).to(device).long()
         known = (former >= 0).nonzero()[:, 0]
         near[known, former[known]] = True
         row, cluster = near.nonzero(as_tuple=True)
-        cost = torch.cat(
-            [
-                ((exact[i].double() * factors[i, None]) - costs.centers[k]).square_().sum(1)
-                for i, k in zip(*(part.split(max(1, _DEVICE_VALUES // rows.shape[1])) for part in (row, cluster)), strict=True)
-            ]
-        ) * (costs.scale * weights[row])
+        step = max(1, _DEVICE_VALUES // rows.shape[1])
+        parts = [
+            (exact[i].double() * factors[i, None] - costs.centers[k]).square_().sum(1)
+            for i, k in zip(row.split(step), cluster.split(step), strict=True)
+        ]
+        cost = torch.cat(parts) * (costs.scale * weights[row])
         yield _settled(row, cluster, cost, former, sizes, self.prices)
 
 
@@ -245,6 +254,7 @@ class MatrixCosts(Costs):
         self.cost, self.size_weight = cost, size_weight
         self.n_rows, self.n_clusters = cost.shape
         self.device = torch.device("cpu")
+        self.magnitude = float(cost.abs().max())
 
     def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
         """See `Costs`."""
@@ -280,19 +290,21 @@ class _Given(Look):
 def _room(block_rows: int, n_clusters: int) -> Found:
     """Buffers for a block: of its offers as many as are likely, though at least those of two rows."""
     most = max(min(block_rows * n_clusters, 2**22), 2 * n_clusters)
-    numbers = (np.int32, np.float64, np.float64, np.int32)
-    return Found(*(np.empty(block_rows, kind) for kind in numbers), np.empty(most, np.int32), np.empty(most))
+    label, n_offers = np.empty((2, block_rows), np.int32)
+    former_cost, cost = np.empty((2, block_rows))
+    return Found(label, former_cost, cost, n_offers, np.empty(most, np.int32), np.empty(most))
 
 
 def _part(room: Found, label: Array) -> Found:
     """The buffers for so many rows, with the clusters they are in."""
-    found = Found(*(values[: len(label)] for values in room[:4]), room.cluster, room.offer)
+    found = _used(room, len(room.cluster), len(label))
     found.label[:] = label
     return found
 
 
 def _used(found: Found, n_listed: int, n_rows: int) -> Found:
-    return Found(*(values[:n_rows] for values in found[:4]), found.cluster[:n_listed], found.offer[:n_listed])
+    of_rows = [values[:n_rows] for values in (found.label, found.former_cost, found.cost, found.n_offers)]
+    return Found(*of_rows, *(values[:n_listed] for values in (found.cluster, found.offer)))
 
 
 def _settled(
@@ -305,7 +317,9 @@ def _settled(
     ties, place = reduced == best[row], torch.arange(len(row), device=row.device)
     order = torch.where(cluster == former[row], -1, place)  # of equals the cluster it is in, else the lowest
     chosen = torch.full_like(former, len(row)).scatter_reduce_(0, row[ties], order[ties], "amin")
-    own = torch.full_like(former, len(row)).scatter_(0, row[cluster == former[row]], place[cluster == former[row]])
+    own = torch.full_like(former, len(row)).scatter_(
+        0, row[cluster == former[row]], place[cluster == former[row]]
+    )
     chosen = torch.where(chosen < 0, own, chosen)
     label = cluster[chosen]
     former_cost = cost[torch.where(former >= 0, own, chosen)]
@@ -313,8 +327,8 @@ def _settled(
     n_offers = torch.bincount(row[kept], minlength=count)
     n_offers[(n_offers < 2) | (sizes <= 0)] = 0
     listed = kept & (n_offers[row] > 0)
-    found = (label.int(), former_cost, cost[chosen], n_offers.int(), cluster[listed].int(), cost[listed])
-    return Found(*(values.cpu().numpy() for values in found))
+    found = [label.int(), former_cost, cost[chosen], n_offers.int(), cluster[listed].int(), cost[listed]]
+    return Found(*[values.cpu().numpy() for values in found])
 
 
 def as_floats(rows: Tensor) -> Tensor:
@@ -325,6 +339,16 @@ def as_floats(rows: Tensor) -> Tensor:
     """
     narrow = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16)
     return rows.float() if rows.dtype in narrow else rows.double()
+
+
+def distances(vectors: Vectors, centers: Tensor, metric: str) -> Tensor:
+    """Distance of every row to each center [K, D]: [N, K], Euclidean (not squared) or 1 - cosine."""
+    parts = []
+    for _, block in vectors.blocks(max(1, 2**20 // len(centers))):
+        cosine = metric == COSINE
+        found = 1 - unit_rows(block) @ centers.t() if cosine else torch.cdist(block.double(), centers)
+        parts.append(found.to(returned_dtype(vectors.dtype)))
+    return torch.cat(parts)
 
 
 def exact_costs(rows: Tensor, centers: Tensor, metric: str = EUCLIDEAN) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,28 +15,37 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.arguments import bounds_asked, check_parameters, open_rows, open_weights, shared_seed
-from coke.bounded.assignment import GAP, Assignment
-from coke.bounded.costs import EUCLIDEAN
-from coke.bounded.lloyd import Fit, assign_rows, distances, lloyd, nearest_centers, returned_dtype
-from coke.bounded.rows import as_weights, look_at
+from coke.bounded.assignment import Assignment
+from coke.bounded.costs import COSINE, EUCLIDEAN, distances, returned_dtype
+from coke.bounded.lloyd import Fit, assign_rows, lloyd
+from coke.bounded.rows import look_at, open_weights
 from coke.bounded.seeding import checked_centers, n_starts, starting_centers
+from coke.bounded.sizes import SizeBounds, resolve_bounds
 from coke.bounded.streaming import Stream
-from coke.bounded.sweep import count_labels
-from coke.errors import BoundsError
-from coke.vectors import Vectors
+from coke.errors import BoundsError, ConfigError, DataError
+from coke.vectors import Vectors, open_vectors
+from coke.vectors.arrays import as_tensor
+
+_SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
+_ANYTHING = "no_validation"  # it has checks of its own
 
 
 class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """K-means with a minimum and a maximum cluster size that hold, and a bound on how far from optimal it is.
+    """K-means with a minimum and a maximum cluster size that hold, each of its assignments the cheapest there is.
 
-    Without sizes it is plain k-means. ``fit`` returns centers and, under them, the cheapest assignment within
-    the bounds that it can prove: ``gap_`` says how much cheaper any other could be. Method: the dual of the
-    assignment, of K variables, is climbed along Lloyd's iterations; see docs/clustering.md.
+    Without sizes it is plain k-means. ``fit`` ends at a fixed point: centers are the means of their rows, and no other
+    labels within the bounds cost less for these centers, which ``lower_bound_`` proves. Method: Lloyd's iterations,
+    each an exact assignment by shortest paths over K clusters; see docs/clustering.md.
 
     Inside a process group (torchrun) every process passes its own part of the rows.
 
@@ -47,10 +57,10 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         init: ``"k-means++"``, ``"random"``, centers [K, D], or a function (rows, K, random_state) of a sample.
         n_init: starts, of which the cheapest is kept; ``"auto"``: 10 for ``"random"`` and functions, else 1.
         max_iter: moves of the centers, at most.
-        tol: centers have come to rest when their squared moves sum to less than this, times the mean variance.
+        tol: end before the fixed point, when the squared moves of the centers sum to no more than this times the mean
+            variance.
         random_state: of the sample and the start. The same gives the same labels, bit for bit, on a device.
         warm_start: fit starts from the centers and duals of the fit before, so that clusters keep their number.
-        gap: relative gap at which the last assignment is good enough; 0: exact, for small data.
         device: where to compute; None: where a tensor is, else the CPU. Rows are moved block by block.
         block_rows: rows at a time; None: by K and device. It changes no label.
         verbose: whether to print a line for each iteration.
@@ -62,7 +72,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         counts_: int64 [K] rows of each cluster.
         inertia_: sum of (weighted) costs of the labels.
         lower_bound_: no labels within the bounds cost less for these centers.
-        gap_: (inertia_ - lower_bound_) / lower_bound_; 0 where they agree to rounding.
+        gap_: (inertia_ - lower_bound_) / lower_bound_; 0 where they agree to rounding, as they do but for size_weight.
         duals_: float64 [K], what the bounds add to (positive) or take from a cluster's draw.
         n_iter_: iterations of the start that was kept.
         n_features_in_: D.
@@ -78,6 +88,24 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         True
     """
 
+    _parameter_constraints = {  # noqa: RUF012 scikit-learn's way
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        **{
+            name: _ANYTHING
+            for name in ("min_size", "max_size", "min_size_ratio", "max_size_ratio", "init", "device")
+        },
+        "metric": [StrOptions({EUCLIDEAN, COSINE})],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "block_rows": [None, Interval(Integral, 1, None, closed="left")],
+        "verbose": ["verbose"],
+        "copy_x": ["boolean"],
+        "algorithm": [StrOptions({"lloyd", "elkan"})],
+    }
+
     def __init__(
         self,
         n_clusters: int = 8,
@@ -90,10 +118,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         init: Any = "k-means++",
         n_init: int | str = "auto",
         max_iter: int = 300,
-        tol: float = 1e-4,
+        tol: float = 0.0,
         random_state: Any = None,
         warm_start: bool = False,
-        gap: float = GAP,
         device: Any = None,
         block_rows: int | None = None,
         verbose: int = 0,
@@ -106,7 +133,6 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         self.metric = metric
         self.init, self.n_init, self.max_iter, self.tol = init, n_init, max_iter, tol
         self.random_state, self.warm_start = random_state, warm_start
-        self.gap = gap
         self.device, self.block_rows = device, block_rows
         self.verbose, self.copy_x, self.algorithm = verbose, copy_x, algorithm
 
@@ -126,16 +152,16 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             DataError: rows that cannot be used, such as NaN.
             ConfigError: parameters of the wrong kind.
         """
-        check_parameters(self)
-        vectors = open_rows(self, X, reset=True)
+        self._check_parameters()
+        vectors = self._open(X, reset=True)
         weights = open_weights(vectors, sample_weight, size_weight)
         n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
         if n_total < self.n_clusters:
             raise BoundsError(
                 f"n_samples={n_total} should be >= n_clusters={self.n_clusters}: lower n_clusters"
             )
-        bounds = bounds_asked(self, n_total, weights[1])
-        random = check_random_state(shared_seed(self.random_state))
+        bounds = self._bounds(n_total, weights[1])
+        random = check_random_state(_shared_seed(self.random_state))
         rows = look_at(
             vectors,
             self.n_clusters,
@@ -155,8 +181,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 bounds,
                 duals=_host(self.duals_) if again else None,
                 max_iter=self.max_iter,
-                tolerance=self.tol * rows.sample.variance,
-                gap=self.gap,
+                tolerance=self.tol * rows.sample.variance if self.tol else 0.0,
                 block_rows=self.block_rows,
                 progress=partial(print, flush=True) if self.verbose else None,
             )
@@ -177,7 +202,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def transform(self, X: Any) -> Any:
         """Distance of every row to every center, [N, K]: Euclidean (not squared), or 1 - cosine."""
         check_is_fitted(self)
-        vectors = open_rows(self, X, reset=False)
+        vectors = self._open(X, reset=False)
         look_at(vectors, 1, metric=self.metric)
         return self._out(distances(vectors, self._centers(vectors), self.metric), X)
 
@@ -197,15 +222,17 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         Without any bound given here, those of the estimator apply to X. Raises as `fit` does.
         """
         return self._out(
-            self.assignment(
-                X,
-                min_size=min_size,
-                max_size=max_size,
-                min_size_ratio=min_size_ratio,
-                max_size_ratio=max_size_ratio,
-                sample_weight=sample_weight,
-                size_weight=size_weight,
-            ).labels,
+            torch.from_numpy(
+                self.assignment(
+                    X,
+                    min_size=min_size,
+                    max_size=max_size,
+                    min_size_ratio=min_size_ratio,
+                    max_size_ratio=max_size_ratio,
+                    sample_weight=sample_weight,
+                    size_weight=size_weight,
+                ).labels
+            ),
             X,
         )
 
@@ -214,15 +241,16 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     ) -> Assignment:
         """As `assign`, with sizes, cost, lower bound and gap: `coke.bounded.assignment.Assignment`."""
         check_is_fitted(self)
-        vectors = open_rows(self, X, reset=False)
+        vectors = self._open(X, reset=False)
         weights = open_weights(vectors, sample_weight, size_weight)
         n_total = int(distributed.sum_over_processes(torch.tensor(vectors.n_rows)))
-        bounds = bounds_asked(self, n_total, weights[1], **sizes)
+        bounds = self._bounds(n_total, weights[1], **sizes)
         rows = look_at(
             vectors, self.n_clusters, metric=self.metric, sample_weight=weights[0], size_weight=weights[1]
         )
-        centers, duals = self._centers(vectors), _host(self.duals_)
-        return assign_rows(rows, centers, bounds, duals, gap=self.gap, block_rows=self.block_rows)
+        return assign_rows(
+            rows, self._centers(vectors), bounds, _host(self.duals_), block_rows=self.block_rows
+        )
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one batch [B, D] of a stream: the online method, with duals kept and ratios as soft bounds.
@@ -236,14 +264,14 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             BoundsError: ``min_size`` or ``max_size`` is set, or the first batch is too small.
             ConfigError: ``n_clusters`` or ``metric`` is another than when the stream began.
         """
-        check_parameters(self)
+        self._check_parameters()
         first = not hasattr(self, "_stream")
-        vectors = open_rows(self, X, reset=first)
+        vectors = self._open(X, reset=first)
         if first:
-            self._stream = Stream.begin(self, vectors, check_random_state(shared_seed(self.random_state)))
-        else:
-            self._stream.follow(self)
-        weights = as_weights(sample_weight, "sample_weight", vectors.n_rows, vectors.device)
+            self._stream = self._begin_stream(vectors)
+        self._stream.check_same(n_clusters=self.n_clusters, metric=self.metric)
+        self._stream.share = self._share()
+        weights, _ = open_weights(vectors, sample_weight, None)
         labels, cost = self._stream.take(vectors, weights)
         stream = self._stream
         self.cluster_centers_ = self._same(stream.centers.to(returned_dtype(vectors.dtype)), vectors)
@@ -255,10 +283,81 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         self._n_features_out = self.n_clusters
         return self
 
+    def _begin_stream(self, vectors: Vectors) -> Stream:
+        """From the first batch, or on from what was fitted."""
+        share = self._share()
+        if hasattr(self, "cluster_centers_"):
+            centers, weights = self._centers(vectors), self._weights.to(vectors.device)
+            known = _host(self.counts_), weights, _host(self.duals_)
+            return Stream(centers, *known, share, self.metric, self.inertia_)
+        if vectors.n_rows < self.n_clusters:
+            raise BoundsError(
+                f"n_samples={vectors.n_rows} should be >= n_clusters={self.n_clusters} in the first batch of a stream"
+            )
+        random = check_random_state(_shared_seed(self.random_state))
+        rows = look_at(vectors, self.n_clusters, metric=self.metric, seed=random.randint(2**31))
+        centers = starting_centers(self.init, rows.sample, self.n_clusters, random)
+        zeros = np.zeros(self.n_clusters)
+        return Stream(centers, zeros.copy(), torch.zeros_like(centers[:, 0]), zeros, share, self.metric)
+
+    def _share(self) -> SizeBounds:
+        """What the ratios make of a single row."""
+        if self.min_size is not None or self.max_size is not None:
+            raise BoundsError(
+                "min_size and max_size count rows, and a stream has no known number of them: give min_size_ratio and "
+                "max_size_ratio"
+            )
+        ratios = {name: getattr(self, name) for name in ("min_size_ratio", "max_size_ratio")}
+        return resolve_bounds(1.0, self.n_clusters, **ratios)
+
+    def _check_parameters(self) -> None:
+        try:
+            validate_parameter_constraints(
+                self._parameter_constraints, self.get_params(deep=False), caller_name=type(self).__name__
+            )
+        except InvalidParameterError as error:
+            raise ConfigError(str(error)) from error
+
+    def _open(self, X: Any, *, reset: bool) -> Vectors:
+        """X as `Vectors` whose number and names of features fit the estimator; a fit (``reset``) sets them."""
+        error: Exception | None = None
+        vectors = None
+        try:
+            vectors = open_vectors(X, device=self.device)
+            if len(getattr(X, "shape", ())) == 2:
+                validate_data(self, X=X, reset=reset, skip_check_array=True)
+            elif reset:
+                self.n_features_in_ = vectors.n_features
+            elif vectors.n_features != self.n_features_in_:
+                raise DataError(
+                    f"X has {vectors.n_features} features, but {type(self).__name__} is expecting "
+                    f"{self.n_features_in_} features as input"
+                )
+        except (ValueError, TypeError, OSError) as raised:
+            error = raised
+        distributed.fail_together(error)
+        assert vectors is not None
+        narrowest, widest = distributed.smallest(vectors.n_features), distributed.largest(vectors.n_features)
+        if narrowest != widest:
+            raise DataError(
+                f"processes hold rows of {narrowest:.0f} to {widest:.0f} features: they must agree"
+            )
+        return vectors
+
+    def _bounds(self, n_total: int, size_weight: Tensor | None, **sizes: Any) -> SizeBounds:
+        """What every cluster must and may hold: by ``sizes`` given to a call, else by the estimator's."""
+        asked = {name: value for name, value in sizes.items() if value is not None}
+        asked = asked or {name: getattr(self, name) for name in _SIZES}
+        if size_weight is None:
+            return resolve_bounds(n_total, self.n_clusters, **asked)
+        total = float(distributed.sum_over_processes(size_weight.sum()[None]))
+        return resolve_bounds(total, self.n_clusters, size_weight=size_weight.cpu().numpy(), **asked)
+
     def _keep(self, best: Fit, vectors: Vectors, sample_weight: Tensor | None) -> None:
         """Turn what was found into the fitted attributes."""
         found = best.assignment
-        counts = count_labels(found.labels, self.n_clusters)
+        labels = torch.from_numpy(found.labels)
+        counts = distributed.sum_over_processes(torch.bincount(labels, minlength=self.n_clusters))
         n_used = int((counts > 0).sum())
         if n_used < self.n_clusters:
             warnings.warn(
@@ -267,15 +366,15 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self.labels_ = self._same(found.labels, vectors)
+        self.labels_ = self._same(labels, vectors)
         self.cluster_centers_ = self._same(best.centers.to(returned_dtype(vectors.dtype)), vectors)
         self.counts_ = self._same(counts, vectors)
-        self.duals_ = self._same(torch.from_numpy(found.duals), vectors)
+        self.duals_ = self._same(torch.from_numpy(found.prices.value), vectors)
         self.inertia_, self.lower_bound_, self.gap_ = found.cost, found.lower_bound, found.gap
         self.n_iter_, self._n_features_out = best.n_iterations, self.n_clusters
         self._weights = counts.double()  # what a stream goes on from
         if sample_weight is not None:
-            sums = torch.bincount(found.labels, sample_weight, self.n_clusters)
+            sums = torch.bincount(labels, sample_weight.cpu(), self.n_clusters)
             self._weights = distributed.sum_over_processes(sums)
         self._forget("_stream", "violation_", "n_steps_")
 
@@ -286,13 +385,15 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     def _nearest(self, X: Any, sample_weight: Any = None) -> tuple[Tensor, float]:
         check_is_fitted(self)
-        vectors = open_rows(self, X, reset=False)
+        vectors = self._open(X, reset=False)
         weights, _ = open_weights(vectors, sample_weight, None)
         rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
-        return nearest_centers(rows, self._centers(vectors), block_rows=self.block_rows)
+        free = resolve_bounds(rows.n_total, self.n_clusters)
+        found = assign_rows(rows, self._centers(vectors), free, block_rows=self.block_rows)
+        return torch.from_numpy(found.labels), found.cost
 
     def _centers(self, vectors: Vectors) -> Tensor:
-        centers = torch.as_tensor(self.cluster_centers_).to(vectors.device)
+        centers = as_tensor(self.cluster_centers_).to(vectors.device)
         return checked_centers(centers, self.n_clusters, vectors.n_features, self.metric, "cluster_centers_")
 
     def _same(self, values: Tensor, vectors: Vectors) -> Any:
@@ -300,8 +401,14 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         return values.to(vectors.device) if vectors.kind == "tensor" else values.cpu().numpy()
 
     def _out(self, values: Tensor, X: Any) -> Any:
-        return values if isinstance(X, Tensor) else values.cpu().numpy()
+        return values.to(X.device) if isinstance(X, Tensor) else values.cpu().numpy()
 
 
 def _host(values: Any) -> np.ndarray[Any, Any]:
-    return torch.as_tensor(values).cpu().numpy().astype(np.float64)
+    return as_tensor(values).cpu().numpy().astype(np.float64)
+
+
+def _shared_seed(random_state: Any) -> int:
+    """A number that the first process draws from its random state, so that all start alike, however many."""
+    own = check_random_state(random_state).randint(2**31) if distributed.rank() == 0 else 0
+    return int(distributed.sum_over_processes(torch.tensor(own)))

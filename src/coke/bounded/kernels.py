@@ -17,7 +17,9 @@ from numba import njit
 Array = np.ndarray[Any, Any]
 CHUNK = 64  # columns whose least score is looked at before they are
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
-_reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
+_reordered = njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
+)
 
 
 class Found(NamedTuple):
@@ -113,14 +115,15 @@ def _keep(i, first, end, chosen, weight, prices, widths, reaches, found):
 
 
 @_compiled
-def _list(i, bar, scores, row, factor, centers, scale, squares, prices, widths, row_scale, price_scale, first, least, found):
+def _list(bar, score, row, factor, centers, scale, terms, row_scale, price_scale, first, least, found):
     """List all clusters of a row whose score, less their width, may be below ``bar``, with exact costs."""
+    squares, prices, widths = terms
     end, lowest = first, _ordered(bar)
     product_scale = row_scale * np.float32(factor)
     for chunk in range(len(least)):
         if least[chunk] <= lowest:
             for k in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, len(centers))):
-                value = row_scale * squares[k] - product_scale * scores[k] - price_scale * prices[k]
+                value = row_scale * squares[k] - product_scale * score[k] - price_scale * prices[k]
                 if not (value - price_scale * widths[k] > bar):
                     found.cluster[end] = k
                     found.offer[end] = scale * _squared_distance(row, factor, centers[k])
@@ -129,7 +132,9 @@ def _list(i, bar, scores, row, factor, centers, scale, squares, prices, widths, 
 
 
 @_compiled
-def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, widths, reaches, costs, sizes, errors, found):
+def offers_by_distance(
+    scores, rows, factors, centers, scale, squares, prices, widths, reaches, costs, sizes, errors, found
+):
     """Offers of a block's rows by squared distance.
 
     Args:
@@ -149,9 +154,9 @@ def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, w
         How many offers are listed, and how many rows fitted: where ``found`` is too small, fewer than b.
     """
     n_clusters = len(squares)
-    squares_32, widths_32 = _padded(squares, 3e38), _padded(widths, 0)
-    prices_32 = _padded(prices - prices.mean(), 0)  # a common shift decides nothing
-    least = np.empty(len(squares_32) // CHUNK, np.int32)
+    level = prices - prices.mean()  # a common shift decides nothing
+    terms = _padded(squares, 3e38), _padded(level, 0), _padded(widths, 0)
+    least = np.empty(len(terms[0]) // CHUNK, np.int32)
     n_listed = 0
     for i in range(len(rows)):
         if n_listed + n_clusters > len(found.cluster):
@@ -160,20 +165,28 @@ def offers_by_distance(scores, rows, factors, centers, scale, squares, prices, w
         row_scale, price_scale = np.float32(own_scale), np.float32(size)
         product_scale = row_scale * np.float32(factor)
         row, score = rows[i], scores[i]
-        bar = 2 * errors[i] + _least(
-            score, squares_32, prices_32, widths_32, row_scale, price_scale, product_scale, least
-        )
+        bar = 2 * errors[i] + _least(score, *terms, row_scale, price_scale, product_scale, least)
         end = _list(
-            i, bar, score, row, factor, centers, own_scale, squares_32, prices_32, widths_32, row_scale, price_scale,
-            n_listed, least, found,
-        )  # fmt: skip
+            bar, score, row, factor, centers, own_scale, terms, row_scale, price_scale, n_listed, least, found
+        )
         chosen = _best(i, n_listed, end, size, prices, found)
         reach = reaches[found.cluster[chosen]]
         if reach > 0:
+            bar += price_scale * np.float32(reach)
             end = _list(
-                i, bar + price_scale * np.float32(reach), score, row, factor, centers, own_scale, squares_32, prices_32,
-                widths_32, row_scale, price_scale, n_listed, least, found,
-            )  # fmt: skip
+                bar,
+                score,
+                row,
+                factor,
+                centers,
+                own_scale,
+                terms,
+                row_scale,
+                price_scale,
+                n_listed,
+                least,
+                found,
+            )
             chosen = _best(i, n_listed, end, size, prices, found)
         former = found.label[i]
         found.former_cost[i] = found.offer[chosen]

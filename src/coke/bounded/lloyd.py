@@ -23,7 +23,6 @@ from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Prices, returned_dtype
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
-from coke.bounded.sample import first_prices
 from coke.bounded.sizes import SizeBounds
 
 _EQUAL = 1e-14  # relative: an objective that falls by less has not fallen
@@ -67,16 +66,17 @@ def lloyd(
     centers = centers.to(dtype).double()  # labels must be those of the centers as they are returned
     labels = np.full(rows.vectors.n_rows, -1, dtype=np.int32)
     sums = rows.sums(len(centers))
-    prices, best, shift, stride = None, None, np.inf, 0.0
-    if duals is not None:
-        prices = first_prices(rows.costs(centers), duals)
+    nothing = np.zeros(len(centers))
+    prices = Prices(nothing if duals is None else duals, nothing, nothing)
+    best, shift, stride = None, np.inf, 0.0
     for n_moves in range(max_iter + 1):
         began = time.monotonic()
-        if not free and (n_moves == 0 and prices is None or n_moves == 1):
-            value = None if prices is None else prices.value
-            prices = rows.sample.prices(centers, bounds, value)
+        if (
+            not free and n_moves < 2
+        ):  # the first centers are single rows, the second are means: all distances shrink
+            prices = rows.sample.prices(centers, bounds, prices.value)
         before = labels.copy()
-        found = assign_rows(rows, centers, bounds, prices, labels, sums=sums, block_rows=block_rows)
+        found = _assign(rows, centers, bounds, prices, labels, sums, block_rows)
         changed = found.n_changed
         prices, stride = following(found, bounds, stride)
         if progress is not None:
@@ -91,7 +91,9 @@ def lloyd(
             sizes = count_sizes(rows, before, len(centers))
             same = replace(found, labels=before, sizes=sizes, cost=found.former_cost, n_changed=0)
             return Fit(centers, same, n_moves, True)
-        if best is not None and found.cost >= best.assignment.cost:  # centers were rounded: no better can be had
+        if (
+            best is not None and found.cost >= best.assignment.cost
+        ):  # centers were rounded: no better can be had
             return replace(best, n_iterations=n_moves, converged=True)
         if n_moves == max_iter or shift <= tolerance:
             return Fit(centers, found, n_moves, False)
@@ -107,21 +109,35 @@ def assign_rows(
     rows: Rows,
     centers: Tensor,
     bounds: SizeBounds,
-    prices: Prices | None = None,
-    labels: Array | None = None,
+    duals: Array | None = None,
     *,
-    sums: CenterSums | None = None,
     block_rows: int | None = None,
 ) -> Assignment:
-    """Assign rows within the bounds under given centers [K, D]; without prices from those that fit the sample."""
-    if prices is None:
-        prices = rows.sample.prices(centers, bounds, None)
+    """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
+    nothing = np.zeros(len(centers))
+    prices = Prices(nothing, nothing, nothing)
+    if not is_free(bounds, rows.total_size):
+        prices = rows.sample.prices(centers, bounds, duals)
+    return _assign(
+        rows, centers, bounds, prices, np.full(rows.vectors.n_rows, -1, dtype=np.int32), None, block_rows
+    )
+
+
+def _assign(
+    rows: Rows,
+    centers: Tensor,
+    bounds: SizeBounds,
+    prices: Prices,
+    labels: Array,
+    sums: CenterSums | None,
+    block_rows: int | None,
+) -> Assignment:
     return assign_within(
         rows.costs(centers),
         bounds,
         rows.total_size,
         prices,
-        np.full(rows.vectors.n_rows, -1, dtype=np.int32) if labels is None else labels,
+        labels,
         heaviest=rows.heaviest_size,
         sums=sums,
         take=rows.vectors.take,
@@ -138,8 +154,11 @@ def following(found: Assignment, bounds: SizeBounds, stride: float) -> tuple[Pri
     needs = needed(found.moved)
     stride = max(2 * float(max(need.max() for need in needs)), 0.8 * stride)
     near = (found.prices.value != 0) | (held <= 1.1 * lower + 1) | (held >= 0.9 * upper - 1)
-    width, reach = (np.maximum(np.where(near, stride, 0.8 * now), 2 * need) for need, now in zip(needs, found.prices[1:], strict=True))
-    return Prices(found.prices.value, width, reach), stride
+    wide = [
+        np.maximum(np.where(near, stride, 0.8 * now), 2 * need)
+        for need, now in zip(needs, found.prices[1:], strict=True)
+    ]
+    return Prices(found.prices.value, *wide), stride
 
 
 def count_sizes(rows: Rows, labels: Array, n_clusters: int) -> Array:

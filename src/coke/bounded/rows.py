@@ -212,6 +212,21 @@ def _not_finite(vectors: Vectors, rows: Tensor, first: int) -> DataError:
     )
 
 
+def open_weights(
+    vectors: Vectors, sample_weight: Any, size_weight: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both kinds of weights as float64 [N] beside the rows, or None; an error of one process is one of all."""
+    error: Exception | None = None
+    found: list[Tensor | None] = []
+    try:
+        for name, values in (("sample_weight", sample_weight), ("size_weight", size_weight)):
+            found.append(as_weights(values, name, vectors.n_rows, vectors.device))
+    except (ValueError, TypeError) as raised:
+        error = raised
+    distributed.fail_together(error)
+    return found[0], found[1]
+
+
 def as_weights(values: Any, name: str, n_rows: int, device: torch.device) -> Tensor | None:
     """Weights [n] as float64 on the rows' device; None stays None.
 

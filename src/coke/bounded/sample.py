@@ -7,6 +7,7 @@ Legend: S rows of the sample, D features, K clusters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,10 @@ from coke.bounded.kernels import Array
 from coke.bounded.sizes import SizeBounds
 from coke.vectors.arrays import ArrayVectors
 
-_FIRST_ROWS = 32  # rows a cluster of the first level of a sample; each next level has eight times as many
+_FIRST_ROWS, _LEAST_ROWS = (
+    32,
+    2**11,
+)  # a cluster, and in all, that come first; each next part is eight times as large
 _DENSE_PAIRS = 2**22  # reduced costs that first widths are read off
 
 
@@ -53,24 +57,18 @@ class Sample:
     def costs(self, centers: Tensor, step: int = 1) -> Costs:
         """Costs of every ``step``-th row for centers [K, D], on the CPU."""
         here = [
-            None if values is None else values[::step].cpu() for values in (self.sample_weight, self.size_weight)
+            None if values is None else values[::step].cpu()
+            for values in (self.sample_weight, self.size_weight)
         ]
         rows = ArrayVectors(self.rows[::step].cpu().numpy())
         shift = None if self.shift is None else self.shift.cpu()
         return DistanceCosts(rows, centers.cpu(), self.metric, shift, *here)
 
     def prices(self, centers: Tensor, bounds: SizeBounds, value: Array | None) -> Prices:
-        """Prices that nearly fit all rows, since they fit the sample, a larger and larger part of it."""
-        n_clusters, n_rows = len(centers), len(self.rows)
-        step = max(n_rows // max(_FIRST_ROWS * n_clusters, 2**11), 1)
-        prices = first_prices(self.costs(centers), np.zeros(n_clusters) if value is None else value)
-        if n_rows == self.n_total and step == 1:
-            return prices
-        while True:
-            prices = _fit(self.costs(centers, step), bounds, self.total, prices)
-            if step == 1 or step <= 4 and n_rows == self.n_total:
-                return prices
-            step = max(step // 8, 1)
+        """Prices that nearly fit all rows; ``value`` [K] to begin with."""
+        value = np.zeros(len(centers)) if value is None else value
+        is_all = len(self.rows) == self.n_total
+        return fitting_prices(lambda step: self.costs(centers, step), bounds, self.total, value, is_all)
 
     def revive(self, centers: Tensor, empty: Tensor) -> Tensor:
         """Put each empty cluster's center on the row that is farthest from all centers, one after the other."""
@@ -89,6 +87,28 @@ class Sample:
         return centers
 
 
+def fitting_prices(
+    costs_of: Callable[[int], Costs], bounds: SizeBounds, total: float, value: Array, is_all: bool
+) -> Prices:
+    """Prices that nearly fit all rows, since they fit a larger and larger part of some.
+
+    Args:
+        costs_of: costs of every n-th row.
+        bounds: of all rows, whose sizes sum to ``total``.
+        value: prices [K] to begin with.
+        is_all: whether these rows are all there are: then the last part is left to the caller.
+    """
+    costs, n_clusters = costs_of(1), len(value)
+    prices = first_prices(costs, value)
+    step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
+    while step > 1 or not is_all:
+        prices = _fit(costs_of(step), bounds, total, prices)
+        if step == 1 or (step <= 4 and is_all):
+            break
+        step = max(step // 8, 1)
+    return prices
+
+
 def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Prices:
     """Prices under which some of all rows hold their share of the bounds, which are of sizes that sum to ``total``."""
     labels = np.full(costs.n_rows, -1, dtype=np.int32)
@@ -98,7 +118,10 @@ def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Pric
         heaviest = 0.0
     else:
         share = float(costs.size_weight.sum()) / total
-        scaled, heaviest = SizeBounds(bounds.lower * share, bounds.upper * share), float(costs.size_weight.max())
+        scaled, heaviest = (
+            SizeBounds(bounds.lower * share, bounds.upper * share),
+            float(costs.size_weight.max()),
+        )
     with distributed.alone():
         return assign_within(costs, scaled, total * share, prices, labels, heaviest=heaviest).prices
 

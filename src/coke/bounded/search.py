@@ -5,10 +5,10 @@ are labels of its arcs. An arc a -> b stands for the row of cluster a that loses
 
     w(a -> b) = min over rows i of a, offered to b:  (c_ib - rho_b) - (c_ia - rho_a)  >= 0,
 
-and since c_ib - c_ia knows no prices, an arc's least row is looked for again only when rows have moved. A ground node of price 0 stands for the slack of sizes: cluster k may give a row away while
-s_k > L_k, for -rho_k, and take one while s_k < U_k, for rho_k. Rows and prices are optimal when no cluster lacks rows
-(s_k < L_k, or rho_k < 0 and s_k < U_k) and none has too many (s_k > U_k, or rho_k > 0 and s_k > L_k): complementary
-slackness, from whatever prices the search began with.
+and since c_ib - c_ia knows no prices, an arc's least row is looked for again only when rows have moved. A ground node
+of price 0 stands for the slack of sizes: cluster k may give a row away while s_k > L_k, for -rho_k, and take one while
+s_k < U_k, for rho_k. Rows and prices are optimal when no cluster lacks rows (s_k < L_k, or rho_k < 0 and s_k < U_k) and
+none has too many (s_k > U_k, or rho_k > 0 and s_k > L_k): complementary slackness, from whatever prices it began with.
 
 From each cluster that lacks a row Dijkstra's search goes backwards to the nearest that can give one; prices of all that
 it has settled rise by what is left of the distance, together; and one row moves along each arc of the path, or as many
@@ -479,9 +479,7 @@ def move_rows(offers, sizes, prices, width, reach, slack, unit):
                             wanting[0 if sign > 0 else 1, v] |= end < 0
                             _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
                     if end == origin or (
-                        end >= 0
-                        and sign * prices[end] < 0
-                        and _misses(end, -sign, sizes, prices, slack) <= 0
+                        end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0
                     ):
                         prices[end] = 0.0  # it has come to 0, but for rounding
                     moved = end == origin

@@ -5,6 +5,7 @@ Legend: S rows of the sample, D features, K clusters.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -59,10 +60,16 @@ def starting_centers(init: Init, sample: Sample, n_clusters: int, random: np.ran
 def n_starts(n_init: int | str, init: Init) -> int:
     """How many starts: of given centers one, of those drawn at random ten, where nothing else is said.
 
-    >>> n_starts("auto", "random"), n_starts("auto", "k-means++"), n_starts(5, [[0.0]])
+    >>> n_starts("auto", "random"), n_starts("auto", "k-means++"), n_starts(1, [[0.0]])
     (10, 1, 1)
     """
     if not isinstance(init, str) and not callable(init):
+        if n_init not in ("auto", 1):
+            warnings.warn(
+                f"Explicit initial center position passed: performing only one init instead of n_init={n_init}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return 1
     if n_init == "auto":
         return 1 if init == "k-means++" else 10

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,9 @@ def sweep(
     apart = costs.device.type == "cpu" and costs.n_rows > 2 * block_rows
     work_through(costs.blocks(block_rows), begin, torch.get_num_threads() if apart else 1)
     found = [part for start in sorted(parts) for part in parts[start]]
-    label, n_offers = (np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers"))
+    label, n_offers = (
+        np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers")
+    )
     n_changed = int((label != labels).sum())
     labels[:] = label
     weights = None if costs.size_weight is None else costs.size_weight.cpu().numpy()
@@ -110,13 +112,13 @@ def sweep(
         np.ones(len(rows)) if weights is None else weights[rows],
     ]
     pairs = [np.concatenate([getattr(part, name) for part in found]) for name in ("cluster", "offer")]
-    cost, former_cost = (math.fsum(_everywhere(total[i] for total in totals)) for i in (0, 1))
+    cost, former_cost = (math.fsum(_everywhere([total[i] for total in totals])) for i in (0, 1))
     counted = np.stack([held, np.bincount(label, minlength=n_clusters), np.full(n_clusters, n_changed)])
     held, n_rows, changed = distributed.sum_over_processes(torch.from_numpy(counted)).numpy()
     return Swept(held, n_rows, cost, former_cost, int(changed[0]), *_shared(gathered, pairs))
 
 
-def _everywhere(sums: object) -> list[float]:
+def _everywhere(sums: Iterable[Array]) -> list[float]:
     """Parts of a sum over all processes."""
     own = torch.from_numpy(np.concatenate([np.zeros(1), *sums]))
     return list(distributed.gather_uneven((own,))[0].tolist())
@@ -124,7 +126,9 @@ def _everywhere(sums: object) -> list[float]:
 
 def _shared(rows: list[Array], pairs: list[Array]) -> tuple[Array, Offers]:
     """Row numbers and offers of all processes."""
-    number, count, label, weight = (t.numpy() for t in distributed.gather_uneven(tuple(map(torch.from_numpy, rows))))
+    number, count, label, weight = (
+        t.numpy() for t in distributed.gather_uneven(tuple(map(torch.from_numpy, rows)))
+    )
     cluster, cost = (t.numpy() for t in distributed.gather_uneven(tuple(map(torch.from_numpy, pairs))))
     start = np.concatenate([[0], np.cumsum(count)])
     at = np.flatnonzero(cluster == np.repeat(label, count))
