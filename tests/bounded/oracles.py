@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import coo_matrix
 
-from coke.bounded.candidates import Candidates
-from coke.bounded.costs import MatrixCosts
 from coke.bounded.sizes import SizeBounds
-from coke.bounded.sweep import Focus, sweep
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,6 @@ class Problem:
     @property
     def total(self) -> float:
         return float(len(self.costs) if self.weights is None else self.weights.sum())
-
-    @property
-    def table(self) -> Candidates:
-        return Candidates.of_costs(self.costs, self.weights)
 
     @property
     def scale(self) -> float:
@@ -251,11 +244,3 @@ def duals_of(problem: Problem, seed: int) -> np.ndarray:
     duals = random.normal(size=len(problem.lower)) * spread * 10.0 ** random.integers(-3, 2)
     duals = np.where(random.random(len(duals)) < 0.2, 0.0, duals)
     return np.round(duals) if random.random() < 0.3 else duals
-
-
-def truncated(problem: Problem, duals: np.ndarray, focus: Focus, block_rows: int = 5) -> Candidates:
-    """The table of a sweep that lists only some rows and clusters."""
-    weight = None if problem.weights is None else torch.from_numpy(problem.weights)
-    labels = torch.full((len(problem.costs),), -1, dtype=torch.int32)
-    costs = MatrixCosts(torch.from_numpy(problem.costs), weight)
-    return sweep(costs, duals, labels, focus, block_rows=block_rows).table

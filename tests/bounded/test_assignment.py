@@ -1,4 +1,4 @@
-"""Assignments over several sweeps: bounds hold, and what is certified is true, however little a table shows."""
+"""Assignments over several sweeps: the optimum and its proof, however far off prices are and however narrow offers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,45 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracles import KINDS, Problem, draw_bounds, draw_costs, duals_of, problems, seeds, weighted_problems
-
-from coke.bounded.assignment import (
-    Assignment,
-    assign_within,
-    bound_at,
-    is_free,
-    kept_labels,
-    next_reach,
-    relative_gap,
+from oracles import (
+    BOUNDS,
+    KINDS,
+    Problem,
+    draw_bounds,
+    draw_costs,
+    duals_of,
+    problems,
+    seeds,
+    weighted_problems,
 )
-from coke.bounded.candidates import Candidates
-from coke.bounded.costs import Costs, DistanceCosts, MatrixCosts
-from coke.bounded.sweep import Focus, sweep
+
+from coke.bounded.assignment import Assignment, assign_within, is_free, needed, relative_gap
+from coke.bounded.costs import Costs, DistanceCosts, MatrixCosts, Prices
 from coke.vectors import open_vectors
 
 
-@st.composite
-def narrow(draw: Any) -> dict[str, Any]:
-    """Settings under which tables are truncated and sweeps are few."""
-    return {
-        "near_rows": draw(st.integers(1, 20)),
-        "n_listed": draw(st.integers(1, 4)),
-        "max_sweeps": draw(st.integers(1, 4)),
-        "reach": draw(st.sampled_from([np.inf, 0.0, 0.5])),
-    }
+def prices_of(problem: Problem, seed: int) -> Prices:
+    """Prices near and far, under which offers are none but the best, a few, some clusters' alone, or all."""
+    random, n_clusters = np.random.default_rng(seed + 1), len(problem.lower)
+    spread = np.ptp(problem.costs) + 1e-3
+    wide = [
+        spread * random.choice([0.0, 0.0, 0.01, 0.3, 3.0]) * random.random(n_clusters).round(1)
+        for _ in range(2)
+    ]
+    if random.random() < 0.1:
+        wide[0][:] = np.inf
+    return Prices(duals_of(problem, seed), *wide)
+
+
+def assigned(costs: Costs, problem: Problem, prices: Prices, **options: Any) -> Assignment:
+    labels = options.pop("labels", None)
+    labels = np.full(len(problem.costs), -1, dtype=np.int32) if labels is None else labels
+    heaviest = 0.0 if problem.weights is None else float(problem.weights.max())
+    found = assign_within(
+        costs, problem.bounds, problem.total, prices, labels, heaviest=heaviest, **options
+    )
+    assert found.labels is labels
+    return found
 
 
 @st.composite
@@ -71,165 +84,162 @@ def distance_problems(draw: Any) -> tuple[DistanceCosts, Problem]:
     return costs, Problem(matrix, *draw_bounds(random, bounds, n_rows, n_clusters))
 
 
+def rounding_of(problem: Problem, *prices: Prices) -> float:
+    """What float64 loses beside prices that large."""
+    largest = max(float(np.abs(each.value).max()) for each in prices)
+    return 1e-12 * (problem.scale + 4 * problem.total * largest) + LOST
+
+
+LOST = 1e-27
+"""What a distance of 0 may come to: rounding of values near 1, squared, for many rows."""
+
+
 def check(found: Assignment, problem: Problem, rounding: float) -> None:
-    """Bounds hold, figures are those of the labels, and cost - optimum <= cost - lower_bound."""
-    labels, optimum = found.labels.numpy(), problem.optimum()
+    """Bounds hold, figures are those of the labels, the cost is the optimum, and the prices prove it."""
+    labels, optimum = found.labels, problem.optimum()
+    assert labels.dtype == np.int32
     assert problem.excess(labels) <= 0
     assert (found.sizes == problem.sizes(labels)).all()
-    assert found.cost == pytest.approx(problem.cost(labels), abs=1e-3 * rounding)
-    assert optimum <= found.cost + 1e-6 * problem.scale  # as far as HiGHS tells costs apart
-    assert found.lower_bound <= optimum + rounding
-    assert problem.dual_bound(found.duals) >= found.lower_bound - rounding  # the duals given prove it
+    assert found.cost == pytest.approx(problem.cost(labels), abs=1e-12 * problem.scale + LOST)
+    assert found.cost == pytest.approx(optimum, abs=rounding + 1e-9 * problem.scale)
+    assert found.lower_bound <= optimum + 1e-12 * problem.scale + LOST
+    assert found.lower_bound == pytest.approx(optimum, abs=rounding + 1e-9 * problem.scale)
     assert found.gap == relative_gap(found.cost, found.lower_bound) >= 0
-    if found.lower_bound > rounding:
-        assert (found.cost - optimum) / optimum <= found.gap + 1e-9
+    if not is_free(problem.bounds, problem.total):
+        assert problem.dual_bound(found.prices.value) == pytest.approx(found.cost, abs=rounding)
 
 
 TIED = Problem(np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]]), np.zeros(4), np.ones(4), None)
-"""Margins shrink without end on the way to its duals."""
+"""Its least prices are 0, and many others prove as much."""
 
 
-@settings(max_examples=150)
-@given(problems(min_rows=2), narrow(), seeds, st.integers(1, 30))
-@example(TIED, {"near_rows": 1, "n_listed": 1, "max_sweeps": 3, "reach": np.inf}, 0, 1)
-def test_the_certificate_is_true_for_given_costs(
-    problem: Problem, limits: dict[str, Any], seed: int, block_rows: int
+@settings(max_examples=400)
+@given(problems(), seeds, st.integers(1, 30))
+@example(TIED, 0, 1)
+def test_the_optimum_of_given_costs_from_any_prices_and_widths(
+    problem: Problem, seed: int, block_rows: int
 ) -> None:
-    duals = duals_of(problem, seed)
     single = bool(seed % 2)
     if single:  # float32 costs, which are the problem then
         rounded = problem.costs.astype(np.float32).astype(np.float64)
         problem = Problem(rounded, problem.lower, problem.upper)
-    matrix = torch.from_numpy(problem.costs)
+    matrix, prices = torch.from_numpy(problem.costs), prices_of(problem, seed)
     costs = MatrixCosts(matrix.float() if single else matrix)
-    found = assign_within(costs, problem.bounds, problem.total, duals=duals, block_rows=block_rows, **limits)
-    check(found, problem, 1e-9 * (problem.scale + problem.total * np.abs(duals).max()))
+    found = assigned(costs, problem, prices, block_rows=block_rows)
+    check(found, problem, rounding_of(problem, prices, found.prices))
+    assert found.moved == pytest.approx(
+        found.prices.value - (0 if is_free(problem.bounds, problem.total) else prices.value)
+    )
 
 
-@settings(max_examples=100)
-@given(distance_problems(), narrow(), seeds)
-def test_the_certificate_is_true_for_distances(
-    pair: tuple[DistanceCosts, Problem], limits: dict[str, Any], seed: int
+@settings(max_examples=150)
+@given(distance_problems(), seeds)
+def test_the_optimum_of_distances_for_every_block_size(
+    pair: tuple[DistanceCosts, Problem], seed: int
 ) -> None:
     costs, problem = pair
-    duals = duals_of(problem, seed) if seed % 3 else None
-    largest = 0.0 if duals is None else float(np.abs(duals).max())
-    rounding = 1e-9 * (problem.scale + problem.total * largest)
-    found = [
-        assign_within(costs, problem.bounds, problem.total, duals=duals, block_rows=block_rows, **limits)
-        for block_rows in (3, None)
-    ]
-    check(found[0], problem, rounding)
+    prices = prices_of(problem, seed)
+    found = [assigned(costs, problem, prices, block_rows=block_rows) for block_rows in (3, None)]
+    rounding = rounding_of(problem, prices, found[0].prices) + costs.rounding * problem.scale
+    check(found[0], problem, 10 * rounding)
     for other in found[1:]:
-        assert torch.equal(other.labels, found[0].labels)
-        assert other.lower_bound == pytest.approx(found[0].lower_bound, abs=rounding)
-
-
-@settings(max_examples=80)
-@given(distance_problems(), seeds, st.integers(1, 5), st.integers(1, 20), st.sampled_from([np.inf, 0.0, 0.3]))
-def test_bounds_on_the_way_are_true_at_any_duals(
-    pair: tuple[DistanceCosts, Problem], seed: int, n_listed: int, max_rows: int, reach: float
-) -> None:
-    costs, problem = pair
-    start = duals_of(problem, seed)
-    labels = torch.full((costs.n_rows,), -1, dtype=torch.int32)
-    table = sweep(costs, start, labels, Focus(reach, n_listed, max_rows, certify=True), block_rows=3).table
-    optimum = problem.optimum()
-    for step in range(6):
-        duals = duals_of(problem, seed + step)
-        rounding = 1e-9 * (problem.scale + problem.total * (np.abs(duals) + np.abs(start)).max())
-        found = bound_at(table, problem.bounds, duals)
-        assert found <= problem.dual_bound(duals) + rounding
-        assert found <= optimum + rounding
-        if step == 0:
-            assert found == pytest.approx(problem.dual_bound(duals), abs=rounding)
-
-
-@settings(max_examples=60)
-@given(weighted_problems(), narrow(), seeds)
-def test_weighted_sizes_stay_within_the_largest_weight(
-    problem: Problem, limits: dict[str, Any], seed: int
-) -> None:
-    assert problem.weights is not None
-    costs = MatrixCosts(torch.from_numpy(problem.costs), torch.from_numpy(problem.weights))
-    duals = duals_of(problem, seed)
-    found = assign_within(costs, problem.bounds, problem.total, duals=duals, **limits)
-    assert problem.excess(found.labels.numpy()) <= problem.weights.max() * (1 + 1e-12) + 1e-9
-    rounding = 1e-7 * (problem.scale + problem.total * np.abs(duals).max())
-    assert found.lower_bound <= problem.relaxed_optimum() + rounding
-    assert problem.dual_bound(found.duals) >= found.lower_bound - rounding
+        assert np.array_equal(other.labels, found[0].labels)
+        assert np.array_equal(other.prices.value, found[0].prices.value)
+        assert (other.cost, other.lower_bound) == (found[0].cost, found[0].lower_bound)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gap_of_zero_is_exact_at_once(kind: str) -> None:
-    random = np.random.default_rng(7)
-    for bounds in ("minimum", "both", "exact per cluster"):
-        costs = draw_costs(random, kind, 150, 6)
-        problem = Problem(costs, *draw_bounds(random, bounds, 150, 6))
-        found = assign_within(MatrixCosts(torch.from_numpy(costs)), problem.bounds, 150.0, gap=0)
-        assert found.n_sweeps == 1
-        check(found, problem, 1e-11 * problem.scale)
-        assert found.cost == pytest.approx(problem.optimum(), abs=1e-11 * problem.scale)
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_every_kind_of_cost_and_bound(kind: str, bounds: str) -> None:
+    random = np.random.default_rng((KINDS.index(kind), BOUNDS.index(bounds)))
+    costs = draw_costs(random, kind, 150, 6)
+    problem = Problem(costs, *draw_bounds(random, bounds, 150, 6))
+    for seed in range(2):
+        prices = prices_of(problem, seed)
+        found = assigned(MatrixCosts(torch.from_numpy(costs)), problem, prices)
+        check(found, problem, rounding_of(problem, prices, found.prices))
+
+
+def test_every_pair_on_offer_takes_one_sweep() -> None:
+    random = np.random.default_rng(0)
+    costs = random.random((300, 7))
+    problem = Problem(costs, np.full(7, 40.0), np.full(7, 45.0))
+    found = assigned(
+        MatrixCosts(torch.from_numpy(costs)), problem, Prices(np.zeros(7), np.full(7, np.inf), np.zeros(7))
+    )
+    assert found.n_sweeps == 1
+    assert found.n_off == sum(
+        max(40 - held, 0) + max(held - 45, 0) for held in np.bincount(costs.argmin(1), minlength=7)
+    )
+    again = assigned(
+        MatrixCosts(torch.from_numpy(costs)), problem, found.prices, labels=found.labels.copy()
+    )
+    assert (again.n_sweeps, again.cost) == (1, pytest.approx(found.cost, abs=1e-12))
+
+
+@settings(max_examples=150)
+@given(weighted_problems(), seeds, st.integers(1, 15))
+def test_weighted_sizes_stay_within_the_largest_weight(
+    problem: Problem, seed: int, block_rows: int
+) -> None:
+    assert problem.weights is not None
+    costs = MatrixCosts(torch.from_numpy(problem.costs), torch.from_numpy(problem.weights))
+    prices = prices_of(problem, seed)
+    found = assigned(costs, problem, prices, block_rows=block_rows)
+    assert problem.excess(found.labels) <= problem.weights.max() * (1 + 1e-12) + 1e-9
+    assert found.sizes == pytest.approx(problem.sizes(found.labels), abs=1e-9)
+    assert found.cost == pytest.approx(problem.cost(found.labels), abs=1e-12 * problem.scale + LOST)
+    assert found.lower_bound <= problem.relaxed_optimum() + 1e-7 * problem.scale
 
 
 def test_duplicate_centers_and_rows_give_the_same_labels_for_every_block_size() -> None:
-    """Ties among more clusters than are listed, in products whose last digits do depend on the block."""
+    """Ties among many clusters, in products whose last digits do depend on the block."""
     for seed in range(3):
         random = np.random.default_rng(seed)
         rows = random.normal(size=(260, 64)).astype(np.float32)[random.integers(0, 90, 260)]
         centers = rows[random.integers(0, 260, 12)].astype(np.float64)[random.integers(0, 12, 40)]
         costs = DistanceCosts(open_vectors(rows), torch.from_numpy(centers))
         problem = Problem(np.empty((260, 40)), np.full(40, 5.0), np.full(40, 9.0))
-        limits = {"near_rows": 60, "n_listed": 3, "max_sweeps": 3}
-        found = [
-            assign_within(costs, problem.bounds, 260.0, block_rows=block_rows, **limits)
-            for block_rows in (260, 1, 33)
-        ]
+        prices = Prices(*np.zeros((3, 40)))
+        found = [assigned(costs, problem, prices, block_rows=block_rows) for block_rows in (260, 1, 33)]
         for other in found[1:]:
-            assert torch.equal(other.labels, found[0].labels)
-            assert np.array_equal(other.duals, found[0].duals)
+            assert np.array_equal(other.labels, found[0].labels)
+            assert np.array_equal(other.prices.value, found[0].prices.value)
 
 
-def test_without_bounds_it_is_the_nearest_cluster() -> None:
+def test_without_bounds_it_is_the_nearest_cluster_whatever_the_prices() -> None:
     costs = np.random.default_rng(0).normal(size=(50, 4))
     problem = Problem(costs, np.zeros(4), np.full(4, 50.0))
     assert is_free(problem.bounds, 50.0)
-    labels = torch.full((50,), 3, dtype=torch.int32)
-    found = assign_within(MatrixCosts(torch.from_numpy(costs)), problem.bounds, 50.0, labels=labels)
-    assert found.labels is labels
-    assert (labels.numpy() == costs.argmin(1)).all()
-    assert found.gap == 0
-    assert not found.duals.any()
+    labels = np.full(50, 3, dtype=np.int32)
+    prices = Prices(np.array([9.0, 0.0, 0.0, 0.0]), np.zeros(4), np.zeros(4))
+    found = assigned(MatrixCosts(torch.from_numpy(costs)), problem, prices, labels=labels)
+    assert (labels == costs.argmin(1)).all()
+    assert (found.gap, found.n_sweeps) == (0, 1)
+    assert not found.prices.value.any()
+    assert found.n_changed == (costs.argmin(1) != 3).sum()
+    assert found.former_cost == pytest.approx(costs[:, 3].sum(), rel=1e-12)
     assert not is_free(Problem(costs, np.eye(4)[0], np.full(4, 50.0)).bounds, 50.0)
     assert not is_free(Problem(costs, np.zeros(4), np.full(4, 49.0)).bounds, 50.0)
 
 
-def test_it_asks_for_nearer_duals_where_those_at_hand_are_far_off() -> None:
-    random = np.random.default_rng(0)
-    costs = random.normal(size=(400, 5))
-    problem = Problem(costs, np.full(5, 75.0), np.full(5, 85.0))
-    asked = []
-
-    def bring_near(duals: np.ndarray, n_rows: int) -> tuple[np.ndarray, float]:
-        asked.append(n_rows)
-        return np.zeros(5), 0.1
-
-    far = np.array([1e3, 0.0, 0.0, 0.0, 0.0])
-    matrix: Costs = MatrixCosts(torch.from_numpy(costs))
-    found = assign_within(
-        matrix, problem.bounds, 400.0, duals=far, reach=0.1, near_rows=20, bring_near=bring_near
-    )
-    assert asked
-    check(found, problem, 1e-6 * problem.scale)
+def test_a_row_stays_where_that_costs_no_more() -> None:
+    """So that iterations end."""
+    costs = MatrixCosts(torch.zeros(6, 3).double())
+    problem = Problem(np.zeros((6, 3)), np.full(3, 2.0), np.full(3, 2.0))
+    labels = np.array([2, 0, 1, 1, 2, 0], dtype=np.int32)
+    found = assigned(costs, problem, Prices(*np.zeros((3, 3))), labels=labels.copy())
+    assert (found.labels == labels).all()
+    assert (found.n_changed, found.n_off, found.cost) == (0, 0, 0)
 
 
 def test_figures_by_hand() -> None:
     assert relative_gap(3.0, 2.0) == 0.5
     assert relative_gap(1.0, 0.0) == np.inf
     assert relative_gap(0.0, 0.0) == relative_gap(-5.0, -5.0) == relative_gap(1.0, 2.0) == 0
-    margin = np.array([5.0, 1.0, 3.0])
-    assert next_reach(margin, 9.0, 1) == 3.0  # rows 1 and 2 are within
-    assert next_reach(margin, 9.0, 6) == 18.0
-    table = Candidates.of_costs(np.zeros((4, 2)))
-    where, now = kept_labels(table, np.array([1, 0, 1, 1]), 1, torch.zeros(2, dtype=torch.int32))
-    assert (where.tolist(), now.tolist()) == ([0, 1], [0, 1])  # of rows 1 and 2, which are this process's
+    width, reach = needed(np.array([1.0, 4.0, -2.0, 1.0]))
+    assert width.tolist() == [0.0, 3.0, 0.0, 0.0]
+    assert reach.tolist() == [0.0, 0.0, 3.0, 0.0]
+    moved = np.random.default_rng(0).normal(size=9)
+    width, reach = needed(moved)
+    assert (moved[:, None] - moved <= width[:, None] + reach + 1e-15).all()

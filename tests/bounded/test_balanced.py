@@ -32,7 +32,7 @@ def asked(problem: Problem) -> dict[str, Any]:
 @given(problems())
 def test_the_optimum_of_an_independent_solver(problem: Problem) -> None:
     found = balanced_assignment(problem.costs, **asked(problem))
-    labels, optimum = found.labels.numpy(), problem.optimum()
+    labels, optimum = found.labels, problem.optimum()
     assert problem.excess(labels) <= 0
     assert (found.sizes == problem.sizes(labels)).all()
     rounding = 1e-12 * problem.scale
@@ -40,7 +40,7 @@ def test_the_optimum_of_an_independent_solver(problem: Problem) -> None:
     assert found.cost == pytest.approx(optimum, abs=rounding)
     assert found.lower_bound <= optimum + rounding
     assert found.gap == 0
-    assert problem.dual_bound(found.duals) == pytest.approx(found.lower_bound, abs=rounding)
+    assert problem.dual_bound(found.prices.value) == pytest.approx(found.lower_bound, abs=rounding)
     if (problem.costs == np.round(problem.costs)).all():
         assert found.cost == optimum  # whole numbers leave nothing to rounding
 
@@ -77,10 +77,10 @@ def test_a_large_cost_forbids_a_pair(problem: Problem, large: float) -> None:
     share = len(kept) / kept.shape[1]
     lower, upper = np.full(kept.shape[1], np.floor(share)), np.full(kept.shape[1], np.ceil(share))
     found = balanced_assignment(np.where(allowed, kept, large), lower, upper)
-    assert allowed[np.arange(len(kept)), found.labels.numpy()].all()
+    assert allowed[np.arange(len(kept)), found.labels].all()
     # One more than all allowed pairs can sum to forbids as well, and HiGHS stays exact beside it.
     forbidden = Problem(np.where(allowed, kept, len(kept) + 1.0), lower, upper)
-    assert forbidden.excess(found.labels.numpy()) <= 0
+    assert forbidden.excess(found.labels) <= 0
     assert found.cost == pytest.approx(forbidden.optimum(), abs=1e-9)
 
 
@@ -88,14 +88,14 @@ def test_a_large_cost_forbids_a_pair(problem: Problem, large: float) -> None:
 @given(weighted_problems())
 def test_weighted_sizes_hold_but_for_the_largest_weight(problem: Problem) -> None:
     found = balanced_assignment(problem.costs, problem.lower, problem.upper, size_weight=problem.weights)
-    labels = found.labels.numpy()
+    labels = found.labels
     assert problem.weights is not None
     slack = float(problem.weights.max()) * (1 + 1e-12) + 1e-9
     assert problem.excess(labels) <= slack
     assert np.allclose(found.sizes, problem.sizes(labels), atol=1e-9)
     assert found.cost == pytest.approx(problem.cost(labels), abs=1e-12 * problem.scale)
     relaxed, whole = problem.relaxed_optimum(), problem.optimum()
-    rounding = 1e-6 * (problem.scale + np.abs(found.duals).sum())  # of milp's constraints, at their prices
+    rounding = 1e-6 * (problem.scale + np.abs(found.prices.value).sum())  # of milp's constraints, at their prices
     assert found.lower_bound <= relaxed + rounding
     assert relaxed <= whole + rounding
     sizes = problem.sizes(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import seeds
 
+from coke.bounded.assignment import assign_within
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import DistanceCosts
-from coke.bounded.sweep import Focus, sweep
+from coke.bounded.costs import DistanceCosts, Prices
+from coke.bounded.sizes import SizeBounds
+from coke.bounded.sweep import sweep
 from coke.vectors import open_vectors
 
 UNIT = 2.0**-52
@@ -46,16 +49,29 @@ def empty_sums(case: dict[str, Any], metric: str = "euclidean") -> CenterSums:
         rows.shape[1],
         total=len(rows),
         largest=1.0 if metric == "cosine" else float(values.abs().max()),
+        weight=weights,
         heaviest=1.0 if weights is None else float(weights.max()),
         metric=metric,
         shift=None if metric == "cosine" else shift,
     )
 
 
+def by_adder(sums: CenterSums, case: dict[str, Any], n_threads: int, block_rows: int) -> CenterSums:
+    """The same sums by blocks in order, each told to the next thread's part."""
+    adders = [sums.adder(Lock()) for _ in range(n_threads)]
+    now = case["clusters"].numpy().astype(np.int32)
+    for number, start in enumerate(range(0, len(now), block_rows)):
+        own = now[start : start + block_rows]
+        rows = case["rows"][start : start + block_rows]
+        adders[number % n_threads](start, rows, np.full_like(own, -1), own)
+    sums.centers(torch.zeros_like(sums.sums))  # puts the parts together
+    return sums
+
+
 def added(sums: CenterSums, case: dict[str, Any], order: torch.Tensor, n_calls: int = 1) -> CenterSums:
     for part in order.tensor_split(n_calls):
-        weights = None if case["weights"] is None else case["weights"][part]
-        sums.add(case["rows"][part], weights, case["clusters"][part])
+        now = case["clusters"][part].numpy()
+        sums.move(case["rows"][part], part.numpy(), np.full(len(part), -1), now)
     return sums
 
 
@@ -95,8 +111,10 @@ def test_neither_order_nor_cut_changes_a_bit(
     shuffled = torch.from_numpy(np.random.default_rng(seed).permutation(n_rows))
     one = added(empty_sums(case, metric), case, torch.arange(n_rows))
     other = added(empty_sums(case, metric), case, shuffled, n_calls)
-    assert torch.equal(one.sums, other.sums)
-    assert torch.equal(one.weights, other.weights)
+    apart = by_adder(empty_sums(case, metric), case, n_calls, block_rows=9)
+    for each in (other, apart):
+        assert torch.equal(one.sums, each.sums)
+        assert torch.equal(one.weights, each.weights)
 
 
 @settings(max_examples=60)
@@ -109,17 +127,15 @@ def test_rows_that_come_and_go_leave_nothing(case: dict[str, Any], seed: int, me
     for _ in range(6):  # as labels change from one iteration to the next
         changed = torch.from_numpy(np.flatnonzero(random.random(n_rows) < 0.5))
         now = torch.from_numpy(random.integers(0, n_clusters, len(changed)))
-        weights = None if case["weights"] is None else case["weights"][changed]
-        sums.add(case["rows"][changed], weights, now, labels[changed])
+        sums.move(case["rows"][changed], changed.numpy(), labels[changed].numpy(), now.numpy())
         labels[changed] = now
     present = (labels >= 0).nonzero()[:, 0]
     fresh = added(empty_sums(case, metric), {**case, "clusters": labels}, present)
     assert torch.equal(sums.sums, fresh.sums)
     assert torch.equal(sums.weights, fresh.weights)
     for row in present.tolist():  # take the rest away through a cluster that is emptied likewise
-        weights = None if case["weights"] is None else case["weights"][row : row + 1]
-        goal = torch.zeros(1, dtype=torch.long)
-        sums.add(case["rows"][row : row + 1], weights, goal, labels[row : row + 1])
+        numbers = np.array([row])
+        sums.move(case["rows"][numbers], numbers, labels[numbers].numpy(), np.zeros(1, dtype=np.int64))
     assert not sums.sums[1:].any()
     assert not sums.weights[1:].any()
 
@@ -144,51 +160,79 @@ def test_centers_are_the_best_for_their_rows(metric: str, weighted: bool) -> Non
         former /= np.linalg.norm(former, axis=1, keepdims=True)
         values = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     sums = added(empty_sums(case, metric), case, torch.arange(50))
-    centers, masses, gain = (each.numpy() for each in sums.centers(torch.from_numpy(former)))
+    centers, masses = (each.numpy() for each in sums.centers(torch.from_numpy(former)))
     assert np.array_equal(centers[3], former[3])  # an empty cluster stays where it is
-    assert masses[3] == gain[3] == 0
+    assert masses[3] == 0
     for cluster in range(3):
         own = clusters == cluster
         mean = np.average(values[own], axis=0, weights=weights[own])
         expected = mean / np.linalg.norm(mean) if metric == "cosine" else mean
         assert np.allclose(centers[cluster], expected, rtol=1e-13)
         assert masses[cluster] == pytest.approx(weights[own].sum(), rel=1e-14)
-        half = 2 if metric == "cosine" else 1
-        before, after = (
-            (weights[own] * ((values[own] - at) ** 2).sum(1)).sum() / half
-            for at in (former[cluster], centers[cluster])
-        )
-        assert gain[cluster] * masses[cluster] == pytest.approx(before - after, rel=1e-10)
 
 
 def test_directions_that_cancel_keep_the_former_center() -> None:
     sums = CenterSums(1, 2, total=2, largest=1.0, metric="cosine")
-    sums.add(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), None, torch.zeros(2, dtype=torch.long))
-    centers, _, gain = sums.centers(torch.tensor([[0.0, 1.0]]).double())
+    rows = torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
+    sums.move(rows, np.arange(2), np.full(2, -1), np.zeros(2, dtype=np.int64))
+    centers, weights = sums.centers(torch.tensor([[0.0, 1.0]]).double())
     assert centers.tolist() == [[0.0, 1.0]]
-    assert gain.tolist() == [0.0]
+    assert weights.tolist() == [2.0]
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-320, 1e-300, 1e-30, 1e30])
 def test_no_size_of_values_ends_in_nan(value: float) -> None:
     rows = torch.tensor([[value], [value], [value]], dtype=torch.float64)
     sums = CenterSums(2, 1, total=3, largest=value)
-    sums.add(rows, None, torch.tensor([0, 0, 1]))
+    sums.move(rows, np.arange(3), np.full(3, -1), np.array([0, 0, 1]))
     centers = sums.centers(torch.zeros(2, 1, dtype=torch.float64))[0]
     assert torch.isfinite(centers).all()
     assert centers.flatten().tolist() == pytest.approx([value, value], rel=1e-7, abs=1e-307)
 
 
-def test_a_sweep_moves_rows_from_one_sum_to_the_other() -> None:
-    rows = torch.randn(80, 3)
-    weight = torch.rand(80).double()
-    sums = CenterSums(4, 3, total=80, largest=float(rows.abs().max()), heaviest=float(weight.max()))
-    labels = torch.full((80,), -1, dtype=torch.int32)
-    for _ in range(3):
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_sweep_moves_rows_from_one_sum_to_the_other(metric: str) -> None:
+    rows, weight = torch.randn(300, 3), torch.rand(300).double()
+    case = {"rows": rows, "weights": weight, "shift": rows.double().mean(0)}
+    case |= {"n_clusters": 4}
+    sums, n_threads = empty_sums(case, metric), torch.get_num_threads()
+    labels = np.full(300, -1, dtype=np.int32)
+    for threads in (1, 3, 1):
         centers = torch.randn(4, 3).double()
-        costs = DistanceCosts(open_vectors(rows), centers, sample_weight=weight)
-        sweep(costs, np.zeros(4), labels, Focus(0.0, 0), block_rows=7, moved=sums.moved)
-        fresh = CenterSums(4, 3, total=80, largest=float(rows.abs().max()), heaviest=float(weight.max()))
-        fresh.add(rows, weight, labels.long())
+        centers = torch.nn.functional.normalize(centers, dim=1) if metric == "cosine" else centers
+        costs = DistanceCosts(open_vectors(rows), centers, metric, sample_weight=weight)
+        torch.set_num_threads(threads)
+        try:
+            sweep(costs, Prices(*np.zeros((3, 4))), labels, block_rows=7, sums=sums)
+        finally:
+            torch.set_num_threads(n_threads)
+        fresh = empty_sums(case, metric)
+        fresh.move(rows, np.arange(300), np.full(300, -1), labels)
+        found, masses = sums.centers(torch.zeros(4, 3).double())
+        expected, fresh_masses = fresh.centers(torch.zeros(4, 3).double())
+        assert torch.equal(found, expected)
+        assert torch.equal(masses, fresh_masses)
         assert torch.equal(sums.sums, fresh.sums)
-        assert torch.equal(sums.weights, fresh.weights)
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_an_assignment_keeps_sums_in_step(sized: bool) -> None:
+    """Also of rows that the search has moved."""
+    rows = torch.randn(200, 3)
+    size = torch.rand(200).double() + 0.5 if sized else None
+    total = 200.0 if size is None else float(size.sum())
+    case = {"rows": rows, "weights": torch.rand(200).double(), "shift": None, "n_clusters": 5}
+    sums, labels = empty_sums(case), np.full(200, -1, dtype=np.int32)
+    costs = DistanceCosts(open_vectors(rows), torch.randn(5, 3).double(), size_weight=size)
+    bounds = SizeBounds(torch.full((5,), 0.18 * total).double(), torch.full((5,), 0.22 * total).double())
+    heaviest = 0.0 if size is None else float(size.max())
+    take = open_vectors(rows).take
+    found = assign_within(
+        costs, bounds, total, Prices(*np.zeros((3, 5))), labels, heaviest=heaviest, sums=sums, take=take
+    )
+    assert found.labels is labels
+    fresh = empty_sums(case)
+    fresh.move(rows, np.arange(200), np.full(200, -1), labels)
+    assert torch.equal(sums.centers(torch.zeros(5, 3).double())[0], fresh.centers(torch.zeros(5, 3).double())[0])
+    assert torch.equal(sums.sums, fresh.sums)
+    assert torch.equal(sums.weights, fresh.weights)

@@ -1,4 +1,4 @@
-"""Exact costs against numpy, and rough scores that are never further off than they say."""
+"""Exact costs against numpy, and float32 scores that are never further off than they say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import seeds
 
-from coke.bounded.costs import CostBlock, Costs, DistanceCosts, MatrixCosts, exact_costs, unit_rows
+from coke.bounded.costs import (
+    Costs,
+    DistanceCosts,
+    MatrixCosts,
+    Prices,
+    as_floats,
+    distances,
+    exact_costs,
+    unit_rows,
+)
+from coke.bounded.sweep import sweep
 from coke.vectors import open_vectors
 
 METRICS = ["euclidean", "cosine"]
@@ -63,34 +73,44 @@ def drawn_costs(draw: Any) -> tuple[Costs, np.ndarray, np.ndarray | None]:
     return costs, matrix_of(rows, centers, metric, weight), size
 
 
-def scores_of(costs: Costs, block: CostBlock, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    out = torch.empty(len(block), len(duals))
-    lift = costs.lift(torch.from_numpy(duals))
-    block.scores(lift, out)
-    tolerance = block.tolerance(lift)
-    return out.double().numpy(), tolerance.double().numpy()
-
-
 @settings(max_examples=120)
-@given(drawn_costs(), seeds, st.integers(1, 40))
-def test_scores_are_within_their_tolerance(
-    drawn: tuple[Costs, np.ndarray, np.ndarray | None], seed: int, block_rows: int
+@given(drawn_costs(), seeds)
+def test_scores_are_within_their_error(
+    drawn: tuple[Costs, np.ndarray, np.ndarray | None], seed: int
 ) -> None:
-    """Minus the reduced costs but for a constant of the row, which differences between clusters leave out."""
+    """Float32 reduced costs as both paths work them out, but for a constant of the row."""
     costs, matrix, size = drawn
+    if isinstance(costs, MatrixCosts):
+        return
     random = np.random.default_rng(seed)
-    duals = random.normal(size=costs.n_clusters) * np.ptp(matrix) * random.choice([0.0, 0.1, 10.0])
-    reduced = matrix - duals * (1.0 if size is None else size[:, None])
-    n_seen = 0
-    for block in costs.blocks(block_rows):
-        assert block.start == n_seen
-        part = reduced[n_seen : n_seen + len(block)]
-        scores, tolerance = scores_of(costs, block, duals)
-        off = (scores[:, :, None] - scores[:, None]) + (part[:, :, None] - part[:, None])
-        rounding = 1e-14 * np.abs(matrix).max()  # of the oracle, in float64
-        assert (np.abs(off).max((1, 2)) <= 2 * tolerance + rounding).all()
-        n_seen += len(block)
-    assert n_seen == costs.n_rows
+    prices = random.normal(size=costs.n_clusters) * np.ptp(matrix) * random.choice([0.0, 0.1, 10.0])
+    scores, errors = scores_of(costs, prices)
+    part = matrix - prices * (1.0 if size is None else size[:, None])
+    off = (scores[:, :, None] - scores[:, None]) - (part[:, :, None] - part[:, None])
+    rounding = 1e-14 * (np.abs(part).max() + np.abs(prices).max())  # of the oracle, in float64
+    assert (np.abs(off).max((1, 2)) <= 2 * errors + rounding).all()
+
+
+def scores_of(costs: DistanceCosts, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduced costs in float32, less a constant of the row, and by how much each may be off."""
+    rows = as_floats(next(costs.blocks(costs.n_rows))[1])
+    rough = (rows if costs.shift is None else rows - costs.shift).float()
+    factors = costs.factors(rows)
+    weights, sizes = (torch.from_numpy(of(0, costs.n_rows)) for of in (costs.weights, costs.sizes))
+    level = torch.from_numpy(prices - prices.mean())
+    scaled = (costs.scale * weights).float()[:, None]
+    product = factors.float()[:, None] * (rough @ costs.columns)
+    scores = scaled * costs.squares.float() - scaled * product - sizes.float()[:, None] * level.float()
+    errors = costs.errors(rough, factors, weights, sizes, float(level.abs().max()))
+    return scores.double().numpy(), errors.double().numpy()
+
+
+def listed(costs: Costs, block_rows: int | None) -> np.ndarray:
+    """Costs [N, K] as a sweep without limits lists them, of more than one cluster."""
+    nothing, every = np.zeros(costs.n_clusters), np.full(costs.n_clusters, np.inf)
+    labels = np.full(costs.n_rows, -1, dtype=np.int32)
+    found = sweep(costs, Prices(nothing, every, nothing), labels, block_rows=block_rows)
+    return found.offers.cost.reshape(-1, costs.n_clusters)
 
 
 @settings(max_examples=80)
@@ -99,48 +119,44 @@ def test_exact_costs_are_numpys_and_the_same_for_every_block(
     drawn: tuple[Costs, np.ndarray, np.ndarray | None], block_rows: int
 ) -> None:
     costs, matrix, size = drawn
-    found, sizes = [], []
-    for block in costs.blocks(block_rows):
-        rows = torch.arange(len(block)).repeat_interleave(costs.n_clusters)
-        clusters = torch.arange(costs.n_clusters).repeat(len(block))
-        found.append(block.exact(rows, clusters).view(len(block), -1))
-        weights = block.size_weights(torch.arange(len(block)))
-        sizes.append(weights if isinstance(weights, torch.Tensor) else torch.ones(len(block)).double())
-    values = torch.cat(found).numpy()
+    assert np.array_equal(costs.sizes(0, len(matrix)), np.ones(len(matrix)) if size is None else size)
+    found, sizes = costs.some(len(matrix))
+    assert np.allclose(found, matrix, rtol=1e-6, atol=1e-6 * np.abs(matrix).max())
+    assert np.array_equal(sizes, costs.sizes(0, len(matrix)))
+    if costs.n_clusters == 1:
+        return
+    values = listed(costs, None)
     assert values.dtype == np.float64
     assert np.allclose(values, matrix, rtol=1e-12, atol=1e-13 * np.abs(matrix).max())
-    assert np.array_equal(torch.cat(sizes).numpy(), np.ones(len(matrix)) if size is None else size)
-    whole = next(costs.blocks(len(matrix)))
-    some = torch.randperm(values.size)
-    rows, clusters = some // costs.n_clusters, some % costs.n_clusters
-    assert np.array_equal(whole.exact(rows, clusters).numpy(), values.reshape(-1)[some.numpy()])
-    one = whole.exact(rows[:1], clusters[:1])
-    assert one.item() == values.reshape(-1)[some[0]]
+    assert np.array_equal(listed(costs, block_rows), values)
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e-20, 1e-18, 1e-10, 1e10])
-def test_the_tolerance_knows_what_float32_cannot_hold(scale: float) -> None:
+def test_errors_know_what_float32_cannot_hold(scale: float) -> None:
     random = np.random.default_rng(0)
     rows, centers = random.normal(size=(300, 6)) * scale, random.normal(size=(30, 6)) * scale
     costs = DistanceCosts(open_vectors(rows), torch.from_numpy(centers))
-    scores, tolerance = scores_of(costs, next(costs.blocks(300)), np.zeros(30))
-    distances = ((rows[:, None] - centers[None]) ** 2).sum(-1)
-    clear = np.abs(scores[:, :, None] - scores[:, None]) > 2 * tolerance[:, None, None]
-    order = (scores[:, :, None] > scores[:, None])[clear]
-    assert (order == (distances[:, :, None] < distances[:, None])[clear]).all()
+    scores, errors = scores_of(costs, np.zeros(30))
+    apart = ((rows[:, None] - centers[None]) ** 2).sum(-1)
+    clear = np.abs(scores[:, :, None] - scores[:, None]) > 2 * errors[:, None, None]
+    order = (scores[:, :, None] < scores[:, None])[clear]
+    assert (order == (apart[:, :, None] < apart[:, None])[clear]).all()
     if scale in (1e-10, 1e10):
-        assert clear.mean() > 0.9  # a tolerance that decides nothing would be worth nothing
+        assert clear.mean() > 0.9  # errors that decide nothing would be worth nothing
+    labels = np.full(300, -1, dtype=np.int32)
+    sweep(costs, Prices(*np.zeros((3, 30))), labels)
+    if scale > 1e-100:
+        assert (labels == apart.argmin(1)).all()
 
 
 @pytest.mark.parametrize("size", [1e30, 1e38, 1e39, 1e200])
 def test_given_costs_beyond_float32(size: float) -> None:
     costs = size * np.random.default_rng(0).normal(size=(20, 5))
-    block = next(MatrixCosts(torch.from_numpy(costs)).blocks(20))
-    scores, tolerance = scores_of(block.costs, block, np.zeros(5))
-    assert np.isfinite(scores).all()
-    assert (tolerance > 2.0**-25 * np.abs(costs).max(1)).all()
-    assert np.isfinite(tolerance).all() == (size < 1e38)
-    assert np.array_equal(block.exact(torch.arange(20), torch.zeros(20).long()).numpy(), costs[:, 0])
+    given_ = MatrixCosts(torch.from_numpy(costs))
+    assert np.array_equal(listed(given_, None), costs)
+    labels = np.full(20, -1, dtype=np.int32)
+    sweep(given_, Prices(*np.zeros((3, 5))), labels)
+    assert (labels == costs.argmin(1)).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -167,3 +183,25 @@ def test_unit_rows_have_length_one_in_float64() -> None:
     assert lengths.dtype == torch.float64
     assert (lengths - 1).abs().max() < 1e-15
     assert torch.equal(unit_rows(rows[:1]), unit_rows(rows)[:1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_of_every_pair(metric: str, dtype: type) -> None:
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(50, 4)) * 3 + 9).astype(dtype)
+    centers = random.normal(size=(6, 4))
+    if metric == "cosine":
+        centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    found = distances(open_vectors(rows), torch.from_numpy(centers), metric).numpy()
+    matrix = matrix_of(rows, centers, metric)
+    assert found.dtype == (np.float64 if dtype in (np.float64, np.int64) else np.float32)
+    assert np.allclose(found, matrix if metric == "cosine" else np.sqrt(matrix), rtol=1e-6, atol=1e-7)
+
+
+def test_floats_hold_all_values() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        info = torch.iinfo(dtype) if not dtype.is_floating_point else torch.finfo(dtype)
+        ends = torch.tensor([info.min, info.max if dtype != torch.int64 else 2**53], dtype=dtype)
+        assert as_floats(ends).to(dtype).equal(ends)
+    assert as_floats(torch.zeros(1, dtype=torch.float32)).dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Duals from a sample: near the optimum of the sample itself, of the whole where it is large, and new centers."""
+"""Prices from a sample: the optimum of all rows where it is all, near it where it is large, and new centers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Problem, seeds
 
-from coke.bounded.dual import off_target
-from coke.bounded.sample import Sample, stored
+from coke.bounded.costs import MatrixCosts
+from coke.bounded.sample import Sample, first_prices, fitting_prices, stored
 
 
 def a_sample(rows: np.ndarray, metric: str = "euclidean", **options: Any) -> Sample:
-    fields: dict[str, Any] = {"shift": None, "sample_weight": None, "size_weight": None, "share": 1.0}
+    fields: dict[str, Any] = {"shift": None, "sample_weight": None, "size_weight": None}
+    fields |= {"total": float(len(rows)), "n_total": len(rows)}
     return Sample(stored(torch.from_numpy(rows), metric), metric, **{**fields, **options})
 
 
 def matrix_of(sample: Sample, centers: torch.Tensor) -> np.ndarray:
     half = 2 if sample.metric == "cosine" else 1
-    costs = ((sample.rows[:, None] - centers) ** 2).sum(-1) / half
+    costs = ((sample.rows.double()[:, None] - centers) ** 2).sum(-1) / half
     return (costs if sample.sample_weight is None else costs * sample.sample_weight[:, None]).numpy()
 
 
@@ -36,56 +37,83 @@ def samples(draw: Any) -> tuple[Sample, torch.Tensor, Problem]:
     weight = torch.from_numpy(random.random(n_rows) + 0.1) if draw(st.booleans()) else None
     size = torch.from_numpy(random.random(n_rows) + 0.5) if draw(st.booleans()) else None
     shift = torch.from_numpy(rows.mean(0)) if metric == "euclidean" else None
-    sample = a_sample(rows, metric, shift=shift, sample_weight=weight, size_weight=size)
-    centers = sample.rows[torch.from_numpy(random.integers(0, n_rows, n_clusters))]
     total = float(n_rows if size is None else size.sum())
+    sample = a_sample(rows, metric, shift=shift, sample_weight=weight, size_weight=size, total=total)
+    centers = sample.rows[torch.from_numpy(random.integers(0, n_rows, n_clusters))].double()
     low, high = draw(st.sampled_from([(0.5, 2.0), (0.9, 1.1), (0.0, 1.2), (0.8, 99.0)]))
     lower = np.full(n_clusters, low * total / n_clusters)
     upper = np.full(n_clusters, min(high * total / n_clusters, total))
+    if size is None:
+        lower, upper = np.floor(lower), np.ceil(upper)
     weights = None if size is None else size.numpy()
     return sample, centers, Problem(matrix_of(sample, centers), lower, upper, weights)
 
 
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(samples(), seeds)
-def test_duals_climb_from_wherever_they_start(drawn: tuple[Sample, torch.Tensor, Problem], seed: int) -> None:
+def test_all_rows_as_their_own_sample_prove_the_optimum_at_once(
+    drawn: tuple[Sample, torch.Tensor, Problem], seed: int
+) -> None:
+    """From wherever prices start, far off or not."""
     sample, centers, problem = drawn
     random = np.random.default_rng(seed)
     start = random.normal(size=len(centers)) * random.choice([0.0, 0.1, 3.0])
-    found, reach = sample.fit_duals(centers, problem.bounds, start, 1.0)
-    assert reach == np.inf
-    assert np.isfinite(found).all()
-    single = 1e-6 * (problem.scale + problem.total * np.abs(start).max(initial=0))  # costs are float32 here
-    assert problem.dual_bound(found) >= problem.dual_bound(start) - single
+    prices = sample.prices(centers, problem.bounds, start)
+    assert np.isfinite(prices.value).all()
+    assert (prices.width >= 0).all()
+    assert (prices.reach >= 0).all()
+    if problem.weights is not None:
+        return
+    off = 1e-9 * problem.scale
+    fitted = fitting_prices(lambda _: sample.costs(centers), problem.bounds, problem.total, start, False)
+    assert problem.dual_bound(fitted.value) == pytest.approx(problem.optimum(), abs=off)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("n_clusters", [4, 40])
 def test_sizes_of_a_large_sample_nearly_fit(metric: str, n_clusters: int) -> None:
     random = np.random.default_rng(0)
-    sample = a_sample(random.normal(size=(6000, 8)) + 0.5, metric)
-    centers = sample.rows[:n_clusters] if metric == "cosine" else sample.rows[:n_clusters] * 1.5
-    share = 6000 / n_clusters
-    costs = matrix_of(sample, centers)
-    problem = Problem(costs, np.full(n_clusters, 0.8 * share), np.full(n_clusters, 1.2 * share))
-    duals, reach = sample.fit_duals(centers, problem.bounds, np.zeros(n_clusters), 0.1)
-    choice = problem.table.choose(duals)
-    assert off_target(choice.sizes, duals, problem.bounds) <= 0.02 * 6000
-    margin = np.sort(choice.margin)
-    assert np.searchsorted(margin, reach) == pytest.approx(600, abs=60)  # within it are a tenth of the rows
+    sample = a_sample(random.normal(size=(6000, 8)) + 0.5, metric, n_total=60_000, total=60_000.0)
+    centers = sample.rows[:n_clusters].double()
+    centers = centers if metric == "cosine" else centers * 1.5
+    share = 60_000 / n_clusters
+    problem = Problem(np.empty((0, 0)), np.full(n_clusters, 0.8 * share), np.full(n_clusters, 1.2 * share))
+    prices = sample.prices(centers, problem.bounds, None)
+    sizes = 10 * np.bincount((matrix_of(sample, centers) - prices.value).argmin(1), minlength=n_clusters)
+    off = np.maximum(problem.lower - sizes, 0) + np.maximum(sizes - problem.upper, 0)
+    assert off.sum() <= 0.01 * 60_000
 
 
 def test_bounds_are_scaled_to_the_share_of_the_sample() -> None:
     random = np.random.default_rng(1)
     rows = random.normal(size=(8000, 5))
     centers = torch.from_numpy(rows[:10] * 1.3)
-    whole = a_sample(rows)
-    part = a_sample(rows[::4], share=0.25)
+    part = a_sample(rows[::4], n_total=8000, total=8000.0)
     bounds = Problem(np.empty((0, 10)), np.full(10, 700.0), np.full(10, 900.0)).bounds
-    duals, _ = part.fit_duals(centers, bounds, np.zeros(10), 1.0)
-    sizes = Problem(matrix_of(whole, centers), np.zeros(10), np.zeros(10)).table.choose(duals).sizes
+    prices = part.prices(centers, bounds, None)
+    sizes = np.bincount((matrix_of(a_sample(rows), centers) - prices.value).argmin(1), minlength=10)
     assert sizes.min() > 600
     assert sizes.max() < 1000
+
+
+@settings(max_examples=30)
+@given(seeds, st.integers(1, 40), st.booleans())
+def test_first_widths_offer_a_cluster_about_twice_its_share(seed: int, n_clusters: int, sized: bool) -> None:
+    random = np.random.default_rng(seed)
+    costs = random.random((400, n_clusters))
+    size = torch.from_numpy(random.random(400) + 0.1) if sized else None
+    value = random.normal(size=n_clusters)
+    prices = first_prices(MatrixCosts(torch.from_numpy(costs), size), value)
+    assert (prices.value == value).all()
+    assert not prices.reach.any()
+    weight = np.ones((400, 1)) if size is None else size.numpy()[:, None]
+    lead = costs / weight - value
+    lead = lead - lead.min(1, keepdims=True)
+    rank = min(max(800 // n_clusters, 1), 399)
+    below = (lead < prices.width - 1e-9).sum(0)
+    within = (lead <= prices.width + 1e-9).sum(0)
+    assert (below <= rank).all()
+    assert (within >= rank + 1).all()
 
 
 @settings(max_examples=40)
@@ -113,10 +141,11 @@ def test_empty_clusters_move_to_the_farthest_rows(seed: int, weighted: bool) -> 
         standing.append(found[cluster].tolist())
 
 
-def test_variance_and_noise() -> None:
+def test_variance_and_what_is_stored() -> None:
     rows = np.random.default_rng(0).normal(size=(500, 3)) * [1, 2, 3]
     assert a_sample(rows).variance == pytest.approx(rows.var(0).mean())
-    assert a_sample(rows, share=0.1).noise(50) >= a_sample(rows, share=0.9).noise(50) > 0
     unit = stored(torch.tensor([[3.0, 4.0]]).half(), "cosine")
-    assert unit.dtype == torch.float64
-    assert unit.tolist() == [[0.6, 0.8]]
+    assert unit.dtype == torch.float32
+    assert unit.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+    assert stored(torch.tensor([[3.0, 4.0]]).double(), "cosine").tolist() == [[0.6, 0.8]]
+    assert stored(torch.tensor([[3, 4]]), "euclidean").dtype == torch.float64
