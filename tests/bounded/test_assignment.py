@@ -43,9 +43,7 @@ def assigned(costs: Costs, problem: Problem, prices: Prices, **options: Any) -> 
     labels = options.pop("labels", None)
     labels = np.full(len(problem.costs), -1, dtype=np.int32) if labels is None else labels
     heaviest = 0.0 if problem.weights is None else float(problem.weights.max())
-    found = assign_within(
-        costs, problem.bounds, problem.total, prices, labels, heaviest=heaviest, **options
-    )
+    found = assign_within(costs, problem.bounds, problem.total, prices, labels, heaviest=heaviest, **options)
     assert found.labels is labels
     return found
 
@@ -171,17 +169,13 @@ def test_every_pair_on_offer_takes_one_sweep() -> None:
     assert found.n_off == sum(
         max(40 - held, 0) + max(held - 45, 0) for held in np.bincount(costs.argmin(1), minlength=7)
     )
-    again = assigned(
-        MatrixCosts(torch.from_numpy(costs)), problem, found.prices, labels=found.labels.copy()
-    )
+    again = assigned(MatrixCosts(torch.from_numpy(costs)), problem, found.prices, labels=found.labels.copy())
     assert (again.n_sweeps, again.cost) == (1, pytest.approx(found.cost, abs=1e-12))
 
 
 @settings(max_examples=150)
 @given(weighted_problems(), seeds, st.integers(1, 15))
-def test_weighted_sizes_stay_within_the_largest_weight(
-    problem: Problem, seed: int, block_rows: int
-) -> None:
+def test_weighted_sizes_stay_within_the_largest_weight(problem: Problem, seed: int, block_rows: int) -> None:
     assert problem.weights is not None
     costs = MatrixCosts(torch.from_numpy(problem.costs), torch.from_numpy(problem.weights))
     prices = prices_of(problem, seed)

@@ -95,7 +95,9 @@ def test_weighted_sizes_hold_but_for_the_largest_weight(problem: Problem) -> Non
     assert np.allclose(found.sizes, problem.sizes(labels), atol=1e-9)
     assert found.cost == pytest.approx(problem.cost(labels), abs=1e-12 * problem.scale)
     relaxed, whole = problem.relaxed_optimum(), problem.optimum()
-    rounding = 1e-6 * (problem.scale + np.abs(found.prices.value).sum())  # of milp's constraints, at their prices
+    rounding = 1e-6 * (
+        problem.scale + np.abs(found.prices.value).sum()
+    )  # of milp's constraints, at their prices
     assert found.lower_bound <= relaxed + rounding
     assert relaxed <= whole + rounding
     sizes = problem.sizes(labels)

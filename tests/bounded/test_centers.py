@@ -233,6 +233,8 @@ def test_an_assignment_keeps_sums_in_step(sized: bool) -> None:
     assert found.labels is labels
     fresh = empty_sums(case)
     fresh.move(rows, np.arange(200), np.full(200, -1), labels)
-    assert torch.equal(sums.centers(torch.zeros(5, 3).double())[0], fresh.centers(torch.zeros(5, 3).double())[0])
+    assert torch.equal(
+        sums.centers(torch.zeros(5, 3).double())[0], fresh.centers(torch.zeros(5, 3).double())[0]
+    )
     assert torch.equal(sums.sums, fresh.sums)
     assert torch.equal(sums.weights, fresh.weights)

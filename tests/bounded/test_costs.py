@@ -75,9 +75,7 @@ def drawn_costs(draw: Any) -> tuple[Costs, np.ndarray, np.ndarray | None]:
 
 @settings(max_examples=120)
 @given(drawn_costs(), seeds)
-def test_scores_are_within_their_error(
-    drawn: tuple[Costs, np.ndarray, np.ndarray | None], seed: int
-) -> None:
+def test_scores_are_within_their_error(drawn: tuple[Costs, np.ndarray, np.ndarray | None], seed: int) -> None:
     """Float32 reduced costs as both paths work them out, but for a constant of the row."""
     costs, matrix, size = drawn
     if isinstance(costs, MatrixCosts):
@@ -200,7 +198,15 @@ def test_distances_of_every_pair(metric: str, dtype: type) -> None:
 
 
 def test_floats_hold_all_values() -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.int8,
+        torch.uint8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    ):
         info = torch.iinfo(dtype) if not dtype.is_floating_point else torch.finfo(dtype)
         ends = torch.tensor([info.min, info.max if dtype != torch.int64 else 2**53], dtype=dtype)
         assert as_floats(ends).to(dtype).equal(ends)

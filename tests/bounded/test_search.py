@@ -61,7 +61,9 @@ def check_optimal(problem: Problem, labels: np.ndarray, prices: np.ndarray, star
     sizes = problem.sizes(labels)
     assert problem.excess(labels) <= 0
     off = 1e-12 * (np.abs(problem.costs).max() + np.abs(start).max() + np.abs(prices).max()) * len(prices)
-    assert problem.cost(labels) == pytest.approx(problem.optimum(), abs=1e-9 * problem.scale + len(labels) * off)
+    assert problem.cost(labels) == pytest.approx(
+        problem.optimum(), abs=1e-9 * problem.scale + len(labels) * off
+    )
     reduced = problem.costs - prices
     assert (reduced[np.arange(len(labels)), labels] <= reduced.min(1) + off).all()
     assert (sizes[prices > off] == problem.lower[prices > off]).all()
@@ -170,4 +172,6 @@ def test_equal_weights_are_rows(seed: int) -> None:
     problem = Problem(costs, 2 * lower, 2 * upper, weight)
     labels, _, _, _ = solved(problem, all_offers(costs, start, weight), start)
     assert problem.excess(labels) <= 0
-    assert problem.cost(labels) == pytest.approx(Problem(costs, lower, upper).optimum(), abs=1e-9 * problem.scale)
+    assert problem.cost(labels) == pytest.approx(
+        Problem(costs, lower, upper).optimum(), abs=1e-9 * problem.scale
+    )

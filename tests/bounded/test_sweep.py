@@ -190,7 +190,9 @@ def check_offers(
 
 @settings(max_examples=150)
 @given(seeds, st.integers(1, 40), limits())
-def test_given_costs_are_offered_likewise(seed: int, block_rows: int, limit: tuple[int, float, float]) -> None:
+def test_given_costs_are_offered_likewise(
+    seed: int, block_rows: int, limit: tuple[int, float, float]
+) -> None:
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(1, (50, 80)))
     matrix = random.integers(-3, 4, shape).astype(float) if seed % 2 else random.normal(size=shape)
@@ -214,7 +216,9 @@ def test_more_offers_than_there_is_room_for_come_in_parts() -> None:
     labels, found = swept(costs, at_prices(np.zeros(600), np.inf), block_rows=9000)
     assert len(found.offers.cluster) == 9000 * 600 > 2**22
     matrix = found.offers.cost.reshape(9000, 600)
-    assert np.array_equal(matrix[::1000], exact_costs_of(DistanceCosts(open_vectors(rows[::1000]), costs.centers)))
+    assert np.array_equal(
+        matrix[::1000], exact_costs_of(DistanceCosts(open_vectors(rows[::1000]), costs.centers))
+    )
     assert (labels == matrix.argmin(1)).all()
     assert found.cost == pytest.approx(matrix.min(1).sum(), rel=1e-13)
 
@@ -304,8 +308,13 @@ def test_torch_finds_on_a_device_what_the_kernels_find(
         assert getattr(elsewhere, name).dtype == getattr(here, name).dtype, name
     matrix, size = by_numpy(costs), sizes_of(costs)
     values = [costs.centers.numpy(), next(costs.vectors.blocks(costs.n_rows))[1].double().numpy(), matrix]
-    whole = costs.metric == "euclidean" and all((np.abs(each) < 1e6).all() and (each == np.round(each)).all() for each in values)
-    if whole and (duals == np.round(duals)).all() and np.isin(limit[1:], (0, 0.25, 1, 3, 5, np.inf)).all():
+    whole = all((np.abs(each) < 1e6).all() and (each == np.round(each)).all() for each in values)
+    if (
+        costs.metric == "euclidean"
+        and whole
+        and (duals == np.round(duals)).all()
+        and np.isin(limit[1:], (0, 0.25, 1, 3, 5, np.inf)).all()
+    ):
         for name in Found._fields:  # no rounding anywhere: the same, ties and all
             assert np.array_equal(getattr(elsewhere, name), getattr(here, name)), name
         return
