@@ -80,7 +80,7 @@ def relative_gap(cost: float, lower_bound: float) -> float:
 
 def is_free(bounds: SizeBounds, total: float) -> bool:
     """Whether no cluster can be too small or too large: plain k-means."""
-    return bool((bounds.lower <= 0).all() and (bounds.upper >= total).all())
+    return len(bounds.lower) == 1 or bool((bounds.lower <= 0).all() and (bounds.upper >= total).all())
 
 
 def assign_within(
@@ -119,8 +119,10 @@ def assign_within(
         first_at, value = swept.offers.at.copy(), prices.value.copy()
         sizes, offered = Sizes(swept.held.copy(), lower, upper), prices[1:]
         wanting, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
-        if heaviest > 0 and _off(sizes.held, lower - heaviest, upper + heaviest) > 0:
-            move_rows(swept.offers, sizes, value, *offered, heaviest, False)
+        if (
+            heaviest > 0
+        ):  # whole rows of different weights need not meet bounds: only what misses them by too much
+            wanting, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
         _follow(swept, first_at, labels, costs, sums, take)
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
         cost = swept.cost + math.fsum(gained[gained != 0].tolist())

@@ -233,7 +233,8 @@ class _DistancesElsewhere(Look):
         reach = torch.where(reduced <= bar[:, None], reaches.float(), 0).amax(
             1
         )  # of all that may be the best
-        near = reduced - sizes.float()[:, None] * widths.float() <= (bar + sizes.float() * reach)[:, None]
+        offered = torch.where(sizes[:, None] > 0, sizes[:, None] * widths, 0).float()
+        near = reduced - offered <= (bar + sizes.float() * reach)[:, None]
         former = torch.from_numpy(label).to(device).long()
         known = (former >= 0).nonzero()[:, 0]
         near[known, former[known]] = True

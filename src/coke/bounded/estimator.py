@@ -90,10 +90,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     _parameter_constraints = {  # noqa: RUF012 scikit-learn's way
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        **{
-            name: _ANYTHING
-            for name in ("min_size", "max_size", "min_size_ratio", "max_size_ratio", "init", "device")
-        },
+        **dict.fromkeys(
+            ("min_size", "max_size", "min_size_ratio", "max_size_ratio", "init", "device"), _ANYTHING
+        ),
         "metric": [StrOptions({EUCLIDEAN, COSINE})],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

@@ -503,7 +503,7 @@ def _shift(v, is_origin, sign, rise, sizes, prices):
         before = sign * prices[v]
         prices[v] += sign * rise
         free = sizes.held[v] > sizes.lower[v] if sign > 0 else sizes.held[v] < sizes.upper[v]
-        if before <= 0 and sign * prices[v] > 0 and free and not is_origin:
+        if before <= 0 and 0 < sign * prices[v] <= 1e-12 * rise and free and not is_origin:
             prices[v] = 0.0
 
 

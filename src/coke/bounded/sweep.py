@@ -97,6 +97,9 @@ def sweep(
     apart = costs.device.type == "cpu" and costs.n_rows > 2 * block_rows
     work_through(costs.blocks(block_rows), begin, torch.get_num_threads() if apart else 1)
     found = [part for start in sorted(parts) for part in parts[start]]
+    if not found:  # a process without rows
+        none, nothing = np.zeros(0, np.int32), np.zeros(0)
+        found = [Found(none, nothing, nothing, none, none, nothing)]
     label, n_offers = (
         np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers")
     )
