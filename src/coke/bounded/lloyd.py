@@ -99,7 +99,7 @@ def lloyd(
             return Fit(centers, found, n_moves, False)
         best = Fit(centers, replace(found, labels=labels.copy()), n_moves, False)
         moved, weights = sums.centers(centers)
-        moved = rows.sample.revive(moved, weights <= 0).to(dtype).double()
+        moved = rows.sample.revive(moved, centers, weights <= 0).to(dtype).double()
         shift = float((moved - centers).square().sum()) if tolerance > 0 else np.inf
         centers = moved
     raise AssertionError("the last iteration returns")

@@ -70,18 +70,21 @@ class Sample:
         is_all = len(self.rows) == self.n_total
         return fitting_prices(lambda step: self.costs(centers, step), bounds, self.total, value, is_all)
 
-    def revive(self, centers: Tensor, empty: Tensor) -> Tensor:
-        """Put each empty cluster's center on the row that is farthest from all centers, one after the other."""
+    def revive(self, centers: Tensor, former: Tensor, empty: Tensor) -> Tensor:
+        """Put each empty cluster's center on the row that was farthest from the ``former`` ones, one after the other.
+
+        As scikit-learn does; of equals the last.
+        """
         if not bool(empty.any()):
             return centers
         centers, rows = centers.clone(), self.rows.double()
         distance = torch.full_like(rows[:, 0], torch.inf)
-        for part in centers[~empty].split(64):
+        for part in former.split(64):
             distance = torch.minimum(distance, torch.cdist(rows, part).amin(1).square())
         if self.sample_weight is not None:
             distance = distance * (self.sample_weight > 0)
         for cluster in empty.nonzero()[:, 0].tolist():
-            farthest = int(distance.argmax())
+            farthest = len(rows) - 1 - int(distance.flip(0).argmax())
             centers[cluster] = rows[farthest]
             distance = torch.minimum(distance, exact_costs(rows, rows[farthest]))
         return centers
