@@ -102,7 +102,10 @@ def check(found: Assignment, problem: Problem, rounding: float) -> None:
     assert found.cost == pytest.approx(optimum, abs=rounding + 1e-9 * problem.scale)
     assert found.lower_bound <= optimum + 1e-12 * problem.scale + LOST
     assert found.lower_bound == pytest.approx(optimum, abs=rounding + 1e-9 * problem.scale)
-    assert found.gap == relative_gap(found.cost, found.lower_bound) >= 0
+    assert found.gap == relative_gap(found.cost, found.lower_bound, found.rounding) >= 0
+    assert (
+        0 <= found.rounding <= 1e-12 * max(1.0, abs(found.cost), abs(found.lower_bound)) * len(found.labels)
+    )
     if not is_free(problem.bounds, problem.total):
         assert problem.dual_bound(found.prices.value) == pytest.approx(found.cost, abs=rounding)
 

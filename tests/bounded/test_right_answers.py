@@ -104,7 +104,7 @@ def near_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
     check_assignment(km, rows)
     centers = np.asarray(km.cluster_centers_, np.float64)
     move = ((means(rows, km.labels_, centers) - centers) ** 2).sum()
-    assert km.n_iter_ == km.max_iter or move <= 10 * km.tol * rows.var(0).mean()
+    assert km.n_iter_ == km.max_iter or move <= (10 * km.tol + 1e-12) * rows.var(0).mean()
     return km
 
 

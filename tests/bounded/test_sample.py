@@ -116,29 +116,6 @@ def test_first_widths_offer_a_cluster_about_twice_its_share(seed: int, n_cluster
     assert (within >= rank + 1).all()
 
 
-@settings(max_examples=40)
-@given(seeds, st.booleans())
-def test_empty_clusters_move_to_the_farthest_rows(seed: int, weighted: bool) -> None:
-    """Against the rule in words: one after the other, each on the row farthest from the former centers and those."""
-    random = np.random.default_rng(seed)
-    rows = random.integers(-3, 4, (30, 2)).astype(float)
-    weight = random.integers(0, 2, 30).astype(float) if weighted else np.ones(30)
-    sample = a_sample(rows, sample_weight=torch.from_numpy(weight) if weighted else None)
-    centers = rows[:6].copy()
-    empty = random.random(6) < 0.5
-    empty[int(random.integers(0, 6))] = False
-    former = random.integers(-3, 4, (6, 2)).astype(float)
-    found = sample.revive(*map(torch.from_numpy, (centers, former, empty))).numpy()
-    assert np.array_equal(found[~empty], centers[~empty])
-    standing = former.tolist()
-    for cluster in np.flatnonzero(empty):
-        distance = ((rows[:, None] - np.array(standing)) ** 2).sum(-1).min(1) * (weight > 0)
-        own = (rows == found[cluster]).all(1).nonzero()[0]
-        assert len(own)
-        assert distance[own].max() == distance.max()
-        standing.append(found[cluster].tolist())
-
-
 def test_variance_and_what_is_stored() -> None:
     rows = np.random.default_rng(0).normal(size=(500, 3)) * [1, 2, 3]
     assert a_sample(rows).variance == pytest.approx(rows.var(0).mean())

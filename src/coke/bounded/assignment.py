@@ -29,6 +29,7 @@ from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
 from coke.bounded.sweep import Swept, sweep
 
+_MANY = 0.25  # of all clusters, on the way to what was not found
 _MOST_SWEEPS = 60  # of one assignment: offers have doubled so often that they hold every pair long before
 
 
@@ -38,11 +39,13 @@ class Assignment:
 
     Attributes:
         labels: int32 [N] of this process's rows.
+        own: float64 [N], what each of these rows costs.
         sizes: float64 [K] of all processes' rows.
         prices: with which it ended: that prove the bound, where no later sweep was wanting.
         moved: float64 [K], by how much each price has moved.
         cost: float64 sum of all rows' exact costs.
         lower_bound: no assignment within the bounds costs less.
+        rounding: by how much that was rounded down.
         former_cost: what the labels that it began with cost.
         n_changed: rows whose label is another than it began with.
         n_off: rows by which sizes were off in the first sweep.
@@ -50,11 +53,13 @@ class Assignment:
     """
 
     labels: Array
+    own: Array
     sizes: Array
     prices: Prices
     moved: Array
     cost: float
     lower_bound: float
+    rounding: float
     former_cost: float
     n_changed: int
     n_off: float
@@ -63,17 +68,17 @@ class Assignment:
     @property
     def gap(self) -> float:
         """(cost - lower bound) / lower bound; 0 where they agree to rounding, infinite where the bound is <= 0."""
-        return relative_gap(self.cost, self.lower_bound)
+        return relative_gap(self.cost, self.lower_bound, self.rounding)
 
 
-def relative_gap(cost: float, lower_bound: float) -> float:
-    """How far above the optimum a cost can be, relative to its lower bound.
+def relative_gap(cost: float, lower_bound: float, rounding: float = 0.0) -> float:
+    """How far above the optimum a cost can be, relative to its lower bound; ``rounding`` is what that may be off by.
 
     >>> relative_gap(101.0, 100.0), relative_gap(100.0, 100.0), relative_gap(1.0, -1.0)
     (0.01, 0.0, inf)
     """
     excess = cost - lower_bound
-    if excess <= 1e-12 * max(abs(cost), abs(lower_bound)):
+    if excess <= max(1e-12 * max(abs(cost), abs(lower_bound)), 4 * rounding):
         return 0.0
     return excess / lower_bound if lower_bound > 0 else float("inf")
 
@@ -132,20 +137,29 @@ def assign_within(
             and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
         )
         proven = (value, cost, sizes.held) if exact else (prices.value, swept.cost, swept.held)
-        lower_bound = max(lower_bound, _bound(*proven, lower, upper, costs.rounding))
+        found, rounding = _bound(*proven, lower, upper, costs.rounding)
+        lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
-        prices = _wider(value, moved, wanting, prices, costs.magnitude * 4.0 ** (n_sweeps - 6))
+        least = costs.magnitude * 4.0 ** (n_sweeps - 6)
+        if (
+            wanting.any(0).mean() > _MANY
+        ):  # prices that ran off among too few offers are worse than those before
+            prices = Prices(prices.value, *(np.maximum(4 * now, least) for now in prices[1:]))
+        else:
+            prices = _wider(value, moved, wanting, prices, least)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
     return Assignment(
         labels=labels,
+        own=swept.own,
         sizes=sizes.held,
         prices=prices._replace(value=value),
         moved=value - first_value,
         cost=cost,
         lower_bound=lower_bound,
+        rounding=rounding,
         former_cost=former_cost,
         n_changed=int(n_changed),
         n_off=n_off,
@@ -172,12 +186,14 @@ def _wider(value: Array, moved: Array, wanting: Array, prices: Prices, least: fl
     return Prices(value, *wide)
 
 
-def _bound(prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float) -> float:
-    """The dual bound at ``prices``, under which every row is at its best: rounded down, so never above the optimum."""
+def _bound(
+    prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float
+) -> tuple[float, float]:
+    """The dual bound at ``prices``, under which every row is at its best, and by how much it was rounded down."""
     raised, lowered = np.maximum(prices, 0), np.maximum(-prices, 0)
     terms = [cost, *(-prices * held).tolist(), *(lower * raised).tolist(), *(-upper * lowered).tolist()]
     error = rounding * abs(cost) + 2.0**-51 * math.fsum(map(abs, terms))
-    return math.fsum(terms) - error
+    return math.fsum(terms) - error, error
 
 
 def _follow(
@@ -188,7 +204,7 @@ def _follow(
     sums: CenterSums | None,
     take: Callable[[Array], Tensor] | None,
 ) -> None:
-    """Write where the search has put rows to this process's labels, and to the sums."""
+    """Write where the search has put rows to this process's labels and costs, and to the sums."""
     moved = np.flatnonzero(swept.offers.at != first_at)
     rows = swept.rows[moved] - costs.first_row
     own = (rows >= 0) & (rows < costs.n_rows)
@@ -196,3 +212,4 @@ def _follow(
     if sums is not None and take is not None and len(rows):
         sums.move(take(rows), rows, labels[rows], now)
     labels[rows] = now
+    swept.own[rows] = swept.offers.cost[swept.offers.at[moved[own]]]

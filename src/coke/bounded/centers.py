@@ -1,9 +1,9 @@
 """Sums of the rows of every cluster, exact to the last bit, so that neither order nor blocks can matter.
 
-Values are rounded to a grid fine enough to be no loss (about 2^-52 of the largest sum that can occur) and coarse
-enough that every sum of them is a float64 without rounding. Exact sums may be added up in any order, over any
-number of processes, and corrected row by row as labels change: from one iteration to the next only rows that
-changed their cluster are touched.
+Values are rounded to a grid that is coarse enough for every sum of them to be a float64 without rounding (about 2^-52
+of the largest that can occur), and what is left of them to a second one, as much finer again. Exact sums may be added
+up in any order, over any number of processes, and corrected row by row as labels change: from one iteration to the
+next only rows that changed their cluster are touched.
 
 Legend: N rows, D features, K clusters, n rows of a call.
 """
@@ -58,9 +58,10 @@ class CenterSums:
     ) -> None:
         self.metric, self.shift, self.weight = metric, shift, weight
         self._parts: list[tuple[Array, Array]] = []
-        self.grid = _grid(largest * heaviest * total)
+        coarse = _grid(largest * heaviest * total)
+        self.grids = coarse, _grid(coarse * total)
         self.weight_grid = _grid(heaviest * total)
-        self.sums = torch.zeros(n_clusters, n_features, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(n_clusters, 2 * n_features, dtype=torch.float64, device=device)
         self.weights = torch.zeros(n_clusters, dtype=torch.float64, device=device)
 
     def adder(self, alone: Lock) -> Callable[[int, Tensor, Array, Array], None]:
@@ -80,7 +81,7 @@ class CenterSums:
         sums, weights = np.zeros(self.sums.shape), np.zeros(len(self.sums))
         with alone:
             self._parts.append((sums, weights))
-        shift = np.zeros(sums.shape[1]) if self.shift is None else self.shift.numpy()
+        shift = np.zeros(sums.shape[1] // 2) if self.shift is None else self.shift.numpy()
 
         def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
             exact = as_floats(rows)
@@ -89,7 +90,7 @@ class CenterSums:
             )
             factors = self._factors(exact).numpy()
             add_changed(
-                exact.numpy(), factors, shift, own, self.grid, self.weight_grid, former, now, sums, weights
+                exact.numpy(), factors, shift, own, self.grids, self.weight_grid, former, now, sums, weights
             )
 
         return add
@@ -105,7 +106,9 @@ class CenterSums:
         if self.weight is not None:
             masses = self.weight[torch.from_numpy(numbers).to(rows.device)]
             exact.mul_(masses[:, None])
-        exact.div_(self.grid).round_().mul_(self.grid)
+        coarse = (exact / self.grids[0]).round_().mul_(self.grids[0])
+        fine = exact.sub_(coarse).div_(self.grids[1]).round_().mul_(self.grids[1])
+        exact = torch.cat([coarse, fine], dim=1)
         masses = (masses / self.weight_grid).round_().mul_(self.weight_grid)
         self.sums.index_add_(0, add, exact)
         self.weights.index_add_(0, add, masses)
@@ -129,7 +132,8 @@ class CenterSums:
         self._parts.clear()
         totals = distributed.sum_over_processes(torch.cat([self.sums, self.weights[:, None]], dim=1))
         weights = totals[:, -1]
-        moved = totals[:, :-1] / weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        coarse, fine = totals[:, :-1].chunk(2, dim=1)
+        moved = (coarse + fine) / weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         if self.shift is not None:
             moved = moved + self.shift
         if self.metric == COSINE:

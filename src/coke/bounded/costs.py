@@ -57,6 +57,8 @@ class Costs(ABC):
     device: torch.device
     first_row: int = 0
     size_weight: Tensor | None = None
+    least: float = -np.inf
+    """No row costs less."""
     magnitude: float
     """How far costs of a row may lie apart, roughly."""
     rounding: float = 0.0
@@ -125,6 +127,7 @@ class DistanceCosts(Costs):
         self.longest = float(self.squares.max().sqrt())
         precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
         self.unit = _UNIT_ROUNDING[precision]
+        self.least = 0.0
         self.magnitude = 4 * self.scale * self.longest**2
         self.rounding = (vectors.n_features + 8) * 2.0**-53
 

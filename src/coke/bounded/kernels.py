@@ -214,22 +214,27 @@ def offers_by_cost(cost, prices, widths, reaches, sizes, found):
 
 
 @_compiled
-def add_changed(rows, factors, shift, weights, grid, weight_grid, former, now, sums, masses):
-    """Take rows [b, D] whose cluster has changed from the sums [K, D] and masses [K] of the former one, to the new one.
+def add_changed(rows, factors, shift, weights, grids, weight_grid, former, now, sums, masses):
+    """Take rows [b, D] whose cluster has changed from the sums [K, 2 D] and masses [K] of the former, to the new one.
 
-    What is added is a multiple of a grid, so that sums are exact in whatever order; see `coke.bounded.centers`.
+    What is added are multiples of two grids, so that sums are exact in whatever order; see `coke.bounded.centers`.
     """
+    n_features = len(shift)
     for i in range(len(rows)):
         if now[i] != former[i]:
             mass = np.rint(weights[i] / weight_grid) * weight_grid
             masses[now[i]] += mass
             if former[i] >= 0:
                 masses[former[i]] -= mass
-            for d in range(len(shift)):
-                value = np.rint((rows[i, d] * factors[i] - shift[d]) * weights[i] / grid) * grid
-                sums[now[i], d] += value
+            for d in range(n_features):
+                value = (rows[i, d] * factors[i] - shift[d]) * weights[i]
+                coarse = np.rint(value / grids[0]) * grids[0]
+                fine = np.rint((value - coarse) / grids[1]) * grids[1]
+                sums[now[i], d] += coarse
+                sums[now[i], n_features + d] += fine
                 if former[i] >= 0:
-                    sums[former[i], d] -= value
+                    sums[former[i], d] -= coarse
+                    sums[former[i], n_features + d] -= fine
 
 
 @_compiled

@@ -20,7 +20,7 @@ from torch import Tensor
 from coke import distributed
 from coke.bounded.assignment import Assignment, assign_within, is_free, needed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import Prices, returned_dtype
+from coke.bounded.costs import Prices, exact_costs, returned_dtype
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
 from coke.bounded.sizes import SizeBounds
@@ -99,7 +99,7 @@ def lloyd(
             return Fit(centers, found, n_moves, False)
         best = Fit(centers, replace(found, labels=labels.copy()), n_moves, False)
         moved, weights = sums.centers(centers)
-        moved = rows.sample.revive(moved, centers, weights <= 0).to(dtype).double()
+        moved = _revived(rows, moved, weights <= 0, found.own).to(dtype).double()
         shift = float((moved - centers).square().sum()) if tolerance > 0 else np.inf
         centers = moved
     raise AssertionError("the last iteration returns")
@@ -143,6 +143,23 @@ def _assign(
         take=rows.vectors.take,
         block_rows=block_rows,
     )
+
+
+def _revived(rows: Rows, centers: Tensor, empty: Tensor, own: Array) -> Tensor:
+    """Put each empty cluster's center on the row that costs most, one after the other; of equals on the last.
+
+    own: what this process's rows cost. As scikit-learn does, but for rows that are alike.
+    """
+    lost = empty.nonzero()[:, 0].tolist()
+    if not lost:
+        return centers
+    centers = centers.clone()
+    values, cost = rows.costliest(own, 64 + 16 * len(lost))
+    for cluster in lost:
+        place = len(cost) - 1 - int(cost.flip(0).argmax())
+        centers[cluster] = values[place]
+        cost = torch.minimum(cost, exact_costs(values, values[place], rows.metric))
+    return centers
 
 
 def following(found: Assignment, bounds: SizeBounds, stride: float) -> tuple[Prices, float]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from coke import distributed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import COSINE, DistanceCosts
+from coke.bounded.costs import COSINE, DistanceCosts, unit_rows
+from coke.bounded.kernels import Array
 from coke.bounded.sample import Sample, stored
 from coke.errors import DataError
 from coke.vectors import Vectors
@@ -64,6 +65,19 @@ class Rows:
         )
         costs.first_row = self.first_row
         return costs
+
+    def costliest(self, own: Array, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` rows of all processes that cost most, in order: float64 [count, D] and their costs.
+
+        own: float64 [n], what this process's rows cost. Rows are unit vectors for cosine.
+        """
+        chosen = np.sort(np.argsort(own, kind="stable")[-count:])
+        values = self.vectors.take(chosen)
+        values = unit_rows(values) if self.metric == COSINE else values.double()
+        cost = torch.from_numpy(own[chosen]).to(values.device)
+        values, cost = distributed.gather_uneven((values, cost))
+        kept = cost.argsort(stable=True)[-count:].sort().values
+        return values[kept], cost[kept]
 
     def sums(self, n_clusters: int) -> CenterSums:
         """Empty sums for ``n_clusters`` centers."""

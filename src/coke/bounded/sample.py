@@ -1,4 +1,4 @@
-"""Rows that stand for all: prices to begin with, and places for centers that no row is near.
+"""Rows that stand for all: prices to begin with.
 
 All processes hold the same sample and search it alone, in the same way, without asking each other.
 
@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from coke import distributed
 from coke.bounded.assignment import assign_within
-from coke.bounded.costs import COSINE, Costs, DistanceCosts, Prices, as_floats, exact_costs, unit_rows
+from coke.bounded.costs import COSINE, Costs, DistanceCosts, Prices, as_floats, unit_rows
 from coke.bounded.kernels import Array
 from coke.bounded.sizes import SizeBounds
 from coke.vectors.arrays import ArrayVectors
@@ -69,25 +68,6 @@ class Sample:
         value = np.zeros(len(centers)) if value is None else value
         is_all = len(self.rows) == self.n_total
         return fitting_prices(lambda step: self.costs(centers, step), bounds, self.total, value, is_all)
-
-    def revive(self, centers: Tensor, former: Tensor, empty: Tensor) -> Tensor:
-        """Put each empty cluster's center on the row that was farthest from the ``former`` ones, one after the other.
-
-        As scikit-learn does; of equals the last.
-        """
-        if not bool(empty.any()):
-            return centers
-        centers, rows = centers.clone(), self.rows.double()
-        distance = torch.full_like(rows[:, 0], torch.inf)
-        for part in former.split(64):
-            distance = torch.minimum(distance, torch.cdist(rows, part).amin(1).square())
-        if self.sample_weight is not None:
-            distance = distance * (self.sample_weight > 0)
-        for cluster in empty.nonzero()[:, 0].tolist():
-            farthest = len(rows) - 1 - int(distance.flip(0).argmax())
-            centers[cluster] = rows[farthest]
-            distance = torch.minimum(distance, exact_costs(rows, rows[farthest]))
-        return centers
 
 
 def fitting_prices(

@@ -64,7 +64,7 @@ class _Graph(NamedTuple):
         source, target: int32, the clusters of an arc.
         top: float64, the least (c_ib - c_ia) / weight among rows of a that are offered to b.
         first: int32, the row that has it, the lowest of equals.
-        n_ties: int32, how many rows have it; -1: to be looked for again; 0: none is left.
+        n_ties: int32, how many rows have it; 0: none is left; -1: to be looked for again, and no less than ``top``.
         next_out: int32, the next arc out of the same source.
         first_in, n_in, first_out: [K] where arcs into a cluster and out of it begin.
         table: int32, arc numbers by hash of (source, target); empty where every arc has its place, b * K + a.
@@ -126,11 +126,9 @@ def _arc(a, b, graph):
 def _enter(row, key, arc, graph):
     """Tell an arc of a row that may go along it."""
     n_ties = graph.n_ties[arc]
-    if n_ties < 0:
-        return
     if n_ties == 0 or key < graph.top[arc]:
         graph.top[arc], graph.first[arc], graph.n_ties[arc] = key, row, 1
-    elif key == graph.top[arc]:
+    elif n_ties > 0 and key == graph.top[arc]:
         graph.first[arc] = min(graph.first[arc], row)
         graph.n_ties[arc] = n_ties + 1
 
@@ -150,9 +148,13 @@ def _key(row, b, offers):
     if stop - first > b and offers.cluster[first + b] == b:
         pair = first + b
     else:
-        pair = first
-        while pair < stop and offers.cluster[pair] < b:
-            pair += 1
+        pair, end = first, stop
+        while pair < end:
+            middle = (pair + end) >> 1
+            if offers.cluster[middle] < b:
+                pair = middle + 1
+            else:
+                end = middle
         if pair == stop or offers.cluster[pair] != b:
             return np.inf
     return (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
@@ -359,7 +361,8 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
             if graph.n_ties[arc] != 0:
                 u = graph.source[arc] if sign > 0 else graph.target[arc]
                 if not search.is_settled[u]:
-                    if graph.n_ties[arc] < 0:
+                    least = distance + max(graph.top[arc] + sign * (prices[u] - prices[v]), 0.0)
+                    if graph.n_ties[arc] < 0 and least < search.distance[u] and least < nearest:
                         _look(arc, offers, graph)
                     length = distance + max(graph.top[arc] + sign * (prices[u] - prices[v]), 0.0)
                     if length < search.distance[u] and length < nearest:

@@ -35,6 +35,7 @@ class Swept:
         cost: sum of the exact costs of the labels.
         former_cost: the same for the labels before the pass; of rows that had none, the new ones.
         n_changed: rows whose label is another than before.
+        own: float64 [N], what each of this process's rows costs.
         rows: int64 [M], numbers of the rows in ``offers``.
         offers: what the search may move.
     """
@@ -44,6 +45,7 @@ class Swept:
     cost: float
     former_cost: float
     n_changed: int
+    own: Array
     rows: Array
     offers: Offers
 
@@ -100,8 +102,8 @@ def sweep(
     if not found:  # a process without rows
         none, nothing = np.zeros(0, np.int32), np.zeros(0)
         found = [Found(none, nothing, nothing, none, none, nothing)]
-    label, n_offers = (
-        np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers")
+    label, n_offers, own = (
+        np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers", "cost")
     )
     n_changed = int((label != labels).sum())
     labels[:] = label
@@ -118,7 +120,7 @@ def sweep(
     cost, former_cost = (math.fsum(_everywhere([total[i] for total in totals])) for i in (0, 1))
     counted = np.stack([held, np.bincount(label, minlength=n_clusters), np.full(n_clusters, n_changed)])
     held, n_rows, changed = distributed.sum_over_processes(torch.from_numpy(counted)).numpy()
-    return Swept(held, n_rows, cost, former_cost, int(changed[0]), *_shared(gathered, pairs))
+    return Swept(held, n_rows, cost, former_cost, int(changed[0]), own, *_shared(gathered, pairs))
 
 
 def _everywhere(sums: Iterable[Array]) -> list[float]:
