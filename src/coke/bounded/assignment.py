@@ -126,7 +126,7 @@ def assign_within(
         wanting, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
         if (
             heaviest > 0
-        ):  # whole rows of different weights need not meet bounds: only what misses them by too much
+        ):  # whole rows of different weights need not meet bounds: what misses them by too much has to
             wanting, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
         _follow(swept, first_at, labels, costs, sums, take)
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
@@ -142,9 +142,7 @@ def assign_within(
         if exact:
             break
         least = costs.magnitude * 4.0 ** (n_sweeps - 6)
-        if (
-            wanting.any(0).mean() > _MANY
-        ):  # prices that ran off among too few offers are worse than those before
+        if wanting.any(0).mean() > _MANY:  # prices that ran off among few offers are worse than those before
             prices = Prices(prices.value, *(np.maximum(4 * now, least) for now in prices[1:]))
         else:
             prices = _wider(value, moved, wanting, prices, least)
