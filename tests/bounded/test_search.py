@@ -41,19 +41,18 @@ def without(offers: Offers, dropped: np.ndarray) -> Offers:
 def solved(
     problem: Problem, offers: Offers, start: np.ndarray, **options: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Labels, prices, what was wanting and how many paths were gone."""
+    """Labels, prices, by how much offers fell short and how many paths were gone."""
     n_clusters, prices = len(start), start.copy()
     held = np.bincount(offers.cluster[offers.at], offers.weight, n_clusters).astype(np.float64)
     sizes = Sizes(held, problem.lower, problem.upper)
     wide = np.full(n_clusters, options.pop("width", np.inf))
-    wanting, n_paths = move_rows(
-        offers, sizes, prices, wide, np.zeros(n_clusters), options.pop("slack", 0.0), problem.weights is None
-    )
+    reach, margin, slack = np.zeros(n_clusters), options.pop("margin", 1.0), options.pop("slack", 0.0)
+    short, n_paths = move_rows(offers, sizes, prices, wide, reach, margin, slack, problem.weights is None)
     labels = offers.cluster[offers.at]
     assert np.allclose(sizes.held, np.bincount(labels, offers.weight, n_clusters), rtol=1e-12)
     row = np.repeat(np.arange(len(offers.at)), np.diff(offers.start))
     assert (row[offers.at] == np.arange(len(offers.at))).all()  # every row at one of its own offers
-    return labels, prices, wanting, n_paths
+    return labels, prices, short, n_paths
 
 
 def check_optimal(problem: Problem, labels: np.ndarray, prices: np.ndarray, start: np.ndarray) -> None:
@@ -75,8 +74,8 @@ def check_optimal(problem: Problem, labels: np.ndarray, prices: np.ndarray, star
 @given(problems(), seeds)
 def test_the_optimum_from_any_prices(problem: Problem, seed: int) -> None:
     start = duals_of(problem, seed)
-    labels, prices, wanting, _ = solved(problem, all_offers(problem.costs, start), start)
-    assert not wanting.any()
+    labels, prices, short, _ = solved(problem, all_offers(problem.costs, start), start)
+    assert not short.any()
     check_optimal(problem, labels, prices, start)
 
 
@@ -89,8 +88,8 @@ def test_every_kind_of_cost_and_bound(kind: str, bounds: str) -> None:
         costs = draw_costs(random, kind, n_rows, n_clusters)
         problem = Problem(costs, *draw_bounds(random, bounds, n_rows, n_clusters))
         start = duals_of(problem, seed) if seed else np.zeros(n_clusters)
-        labels, prices, wanting, _ = solved(problem, all_offers(costs, start), start)
-        assert not wanting.any()
+        labels, prices, short, _ = solved(problem, all_offers(costs, start), start)
+        assert not short.any()
         check_optimal(problem, labels, prices, start)
 
 
@@ -122,15 +121,15 @@ def test_nothing_is_moved_where_all_is_well() -> None:
 @settings(max_examples=200)
 @given(problems(min_rows=3), seeds)
 def test_prices_and_rows_fit_each_other_however_few_pairs_are_on_offer(problem: Problem, seed: int) -> None:
-    """No row would rather be elsewhere among its offers; where nothing is wanting, the best of all that they allow."""
+    """No row would rather be elsewhere among its offers; where nothing is short, the best of all that they allow."""
     random = np.random.default_rng(seed)
     start = duals_of(problem, seed)
     full = all_offers(problem.costs, start)
     offers = without(full, random.random(len(full.cluster)) < random.choice([0.2, 0.6, 0.9]))
     row = np.repeat(np.arange(len(offers.at)), np.diff(offers.start))
-    labels, prices, wanting, _ = solved(problem, offers, start)
+    labels, prices, short, _ = solved(problem, offers, start, width=1e9)
     off = 1e-12 * (np.abs(problem.costs).max() + np.abs(start).max() + np.abs(prices).max()) * len(prices)
-    if wanting.any():
+    if short.any():
         return
     reduced = offers.cost - prices[offers.cluster]
     assert (reduced[offers.at][row] <= reduced + off).all()
@@ -149,13 +148,13 @@ def test_what_no_offer_leads_to_is_said() -> None:
     costs = np.array([[0.0, 5.0], [0.0, 6.0], [0.0, 7.0]])
     problem = Problem(costs, np.array([0.0, 1.0]), np.array([3.0, 3.0]))
     full = all_offers(costs, np.zeros(2))
-    labels, prices, wanting, _ = solved(problem, without(full, full.cluster == 1), np.zeros(2), width=2.0)
+    labels, prices, short, _ = solved(problem, without(full, full.cluster == 1), np.zeros(2), width=2.0)
     assert labels.tolist() == [0, 0, 0]
-    assert wanting.tolist() == [[False, True], [False, False]]
+    assert short.tolist() == [[0.0, 1.0], [0.0, 0.0]]  # the margin, to the cluster that no offer leads to
     assert 0 < prices[1] - prices[0] <= 5  # as far as it is known that no row is worth moving
-    labels, prices, wanting, _ = solved(problem, full, np.zeros(2))
+    labels, prices, short, _ = solved(problem, full, np.zeros(2))
     assert labels.tolist() == [1, 0, 0]
-    assert not wanting.any()
+    assert not short.any()
     assert prices.tolist() == [0.0, 5.0]
 
 

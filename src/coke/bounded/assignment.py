@@ -29,7 +29,6 @@ from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
 from coke.bounded.sweep import Swept, sweep
 
-_MANY = 0.25  # of all clusters, on the way to what was not found
 _MOST_SWEEPS = 60  # of one assignment: offers have doubled so often that they hold every pair long before
 
 
@@ -122,30 +121,27 @@ def assign_within(
         if n_sweeps == 1:
             former_cost, n_off = swept.former_cost, _off(swept.held, lower, upper)
         first_at, value = swept.offers.at.copy(), prices.value.copy()
-        sizes, offered = Sizes(swept.held.copy(), lower, upper), prices[1:]
-        wanting, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
+        sizes = Sizes(swept.held.copy(), lower, upper)
+        margin = max(float(np.median(prices.width)), costs.magnitude * 2.0**-16) * 2.0 ** (n_sweeps - 1)
+        offered = (*prices[1:], margin)
+        short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
         if (
             heaviest > 0
         ):  # whole rows of different weights need not meet bounds: what misses them by too much has to
-            wanting, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
+            short, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
         _follow(swept, first_at, labels, costs, sums, take)
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
         cost = swept.cost + math.fsum(gained[gained != 0].tolist())
         moved = value - prices.value
         exact = (
-            not wanting.any()
-            and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
+            not short.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
         )
         proven = (value, cost, sizes.held) if exact else (prices.value, swept.cost, swept.held)
         found, rounding = _bound(*proven, lower, upper, costs.rounding)
         lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
-        least = costs.magnitude * 4.0 ** (n_sweeps - 6)
-        if wanting.any(0).mean() > _MANY:  # prices that ran off among few offers are worse than those before
-            prices = Prices(prices.value, *(np.maximum(4 * now, least) for now in prices[1:]))
-        else:
-            prices = _wider(value, moved, wanting, prices, least)
+        prices = _wider(value, moved, short, prices)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
@@ -176,11 +172,12 @@ def needed(moved: Array) -> tuple[Array, Array]:
     return np.maximum(moved - level, 0), np.maximum(level - moved, 0)
 
 
-def _wider(value: Array, moved: Array, wanting: Array, prices: Prices, least: float) -> Prices:
+def _wider(value: Array, moved: Array, short: Array, prices: Prices) -> Prices:
     """The new prices, with what offers should have had, and more where a search got lost."""
-    wide = []
-    for need, lost, now in zip(needed(moved), wanting, prices[1:], strict=True):
-        wide.append(np.maximum(now, np.where(lost, np.maximum(2 * (now + need), least), 1.5 * need)))
+    wide = [
+        np.maximum(now + 1.5 * missing, 1.5 * need)
+        for need, missing, now in zip(needed(moved), short, prices[1:], strict=True)
+    ]
     return Prices(value, *wide)
 
 

@@ -169,8 +169,9 @@ def following(found: Assignment, bounds: SizeBounds, stride: float) -> tuple[Pri
     """
     lower, upper, held = bounds.lower.numpy(), bounds.upper.numpy(), found.sizes
     needs = needed(found.moved)
-    stride = max(2 * float(max(need.max() for need in needs)), 0.8 * stride)
     near = (found.prices.value != 0) | (held <= 1.1 * lower + 1) | (held >= 0.9 * upper - 1)
+    if near.any():
+        stride = max(2 * float(np.quantile(np.maximum(*needs)[near], 0.9)), 0.7 * stride)
     wide = [
         np.maximum(np.where(near, stride, 0.8 * now), 2 * need)
         for need, now in zip(needs, found.prices[1:], strict=True)

@@ -24,6 +24,7 @@ _FIRST_ROWS, _LEAST_ROWS = (
     32,
     2**11,
 )  # a cluster, and in all, that come first; each next part is eight times as large
+_WIDEST = 2  # times a usual width: what a small part needed is more than a larger one does
 _DENSE_PAIRS = 2**22  # reduced costs that first widths are read off
 
 
@@ -85,7 +86,10 @@ def fitting_prices(
     prices = first_prices(costs, value)
     step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
     while step > 1 or not is_all:
-        prices = _fit(costs_of(step), bounds, total, prices)
+        found = _fit(costs_of(step), bounds, total, prices)
+        usual = first_prices(costs, found.value)
+        most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
+        prices = Prices(found.value, np.clip(found.width, usual.width, most), np.minimum(found.reach, most))
         if step == 1 or (step <= 4 and is_all):
             break
         step = max(step // 8, 1)

@@ -399,12 +399,15 @@ def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
         else:
             left, top = count, graph.top[arc]
             row = graph.head[graph.source[arc]]
-            while left > 0:
+            while left > 0 and row >= 0:
                 after = graph.following[row]
                 if _key(row, b, offers) == top:
                     _move(row, b, offers, sizes, graph)
                     left -= 1
                 row = after
+            count -= (
+                left  # rows that came here may have left fewer that tie, by rounding: no more than came go on
+            )
         if hop + 1 < n_hops and graph.n_ties[search.path[hop + 1]] < 0:
             _look(search.path[hop + 1], offers, graph)
     return count > 0
@@ -437,7 +440,7 @@ def _send_one(n_hops, sign, offers, sizes, slack, graph, search):
 
 
 @_compiled
-def move_rows(offers, sizes, prices, width, reach, slack, unit):
+def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
     """Move rows and prices until sizes hold and no row would rather be elsewhere, as far as offers lead.
 
     Args:
@@ -445,12 +448,14 @@ def move_rows(offers, sizes, prices, width, reach, slack, unit):
         sizes: of all rows, also of those without a second offer; ``held`` is moved.
         prices: float64 [K], moved.
         width, reach: float64 [K], what is on offer: see `coke.bounded.costs.Prices`.
+        margin: how far a path may lead beyond what offers are known to be complete for: a little, since most such paths
+            are right, and the next sweep tells. A path that leads far is none.
         slack: what a size may miss: 0, or with weights up to the largest.
         unit: whether every row weighs 1.
 
     Returns:
-        Bool [2, K], clusters on the way to what was not found: those that lack rows need wider offers, those with too
-        many a longer reach; and how many paths were gone.
+        Float64 [2, K], by how much width and reach fell short of what paths needed that could not be gone, since a pair
+        that is not on offer may be nearer; and how many paths were gone.
     """
     n_clusters = len(prices)
     graph = _graph(offers, n_clusters)
@@ -463,23 +468,24 @@ def move_rows(offers, sizes, prices, width, reach, slack, unit):
         np.empty(len(graph.source) + 1, np.int64),
         np.empty(n_clusters, np.int64),
     )
-    before = prices.copy()
-    wanting = np.zeros((2, n_clusters), np.bool_)
-    n_paths = 0
+    before, known = prices.copy(), np.empty(n_clusters)
+    short = np.zeros((2, n_clusters))
+    n_paths, n_before = 0, -1
     most = np.inf if unit else 20.0 * (len(offers.at) + n_clusters)
-    for _ in range(4):
+    while n_before < n_paths < most:
         n_before = n_paths
+        short[:] = 0.0
         for sign in (1, -1):
             for origin in range(n_clusters):
                 while _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
                     end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
-                    n_paths += 1
-                    if end < 0:  # nothing on offer leads there: go as far as offers are known to be complete
-                        nearest = _known(n_touched, sign, prices, before, width, reach, search)
+                    _know(sign, prices, before, width, reach, known)
+                    side = 0 if sign > 0 else 1
+                    if _is_beyond(nearest, n_touched, margin, known, short[side], search):
+                        end, nearest = -1, _farthest(n_touched, known, search)
                     for place in range(n_touched):
                         v = search.touched[place]
                         if search.is_settled[v]:
-                            wanting[0 if sign > 0 else 1, v] |= end < 0
                             _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
                     if end == origin or (
                         end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0
@@ -494,9 +500,20 @@ def move_rows(offers, sizes, prices, width, reach, slack, unit):
                         search.distance[v] = np.inf
                     if not moved:
                         break
-        if n_paths == n_before:
-            break
-    return wanting, n_paths
+                    n_paths += 1
+    return short, n_paths
+
+
+@_compiled
+def _know(sign, prices, before, width, reach, known):
+    """How far each cluster's price may move before a pair that is not on offer could matter."""
+    nearest = np.inf
+    for k in range(len(prices)):
+        moved = prices[k] - before[k]
+        nearest = min(nearest, moved + reach[k] if sign > 0 else width[k] - moved)
+    for k in range(len(prices)):
+        moved = prices[k] - before[k]
+        known[k] = nearest + (width[k] - moved if sign > 0 else reach[k] + moved)
 
 
 @_compiled
@@ -511,16 +528,31 @@ def _shift(v, is_origin, sign, rise, sizes, prices):
 
 
 @_compiled
-def _known(n_touched, sign, prices, before, width, reach, search):
-    """How far prices may move before a pair that is not on offer could matter, from where a search got lost."""
-    nearest, farthest, left = np.inf, 0.0, np.inf
-    for k in range(len(prices)):
-        moved = prices[k] - before[k]
-        nearest = min(nearest, moved + reach[k] if sign > 0 else width[k] - moved)
+def _is_beyond(nearest, n_touched, margin, known, short, search):
+    """Whether a path leads far beyond what offers are known for; notes by how much each cluster's fell short."""
+    beyond = False
     for place in range(n_touched):
         v = search.touched[place]
-        moved = prices[v] - before[v]
-        farthest = max(farthest, search.distance[v])
-        own = width[v] - moved if sign > 0 else reach[v] + moved
-        left = min(left, search.distance[v] + own + nearest)
-    return max(left, 0.0) if left < np.inf else farthest
+        if search.is_settled[v]:
+            missing = margin if nearest == np.inf else nearest - search.distance[v] - known[v]
+            beyond |= missing > margin or nearest == np.inf
+    if beyond:
+        for place in range(n_touched):
+            v = search.touched[place]
+            if search.is_settled[v]:
+                missing = margin if nearest == np.inf else nearest - search.distance[v] - known[v]
+                if known[v] < np.inf:
+                    short[v] = max(short[v], missing)
+    return beyond
+
+
+@_compiled
+def _farthest(n_touched, known, search):
+    """How far prices of what was settled may move before a pair that is not on offer could matter."""
+    farthest, left = 0.0, np.inf
+    for place in range(n_touched):
+        v = search.touched[place]
+        if search.is_settled[v]:
+            farthest = max(farthest, search.distance[v])
+            left = min(left, search.distance[v] + known[v])
+    return max(left, 0.0) if left < np.inf else farthest  # where every pair is on offer
