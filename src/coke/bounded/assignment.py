@@ -98,6 +98,7 @@ def assign_within(
     sums: CenterSums | None = None,
     take: Callable[[Array], Tensor] | None = None,
     block_rows: int | None = None,
+    usual: Prices | None = None,
 ) -> Assignment:
     """Assign all rows (of all processes) within the bounds.
 
@@ -110,6 +111,7 @@ def assign_within(
         heaviest: the largest size weight, by which a size may miss its bound; 0 where every row counts for 1.
         sums: of the rows of every cluster by ``labels``, kept in step; ``take`` gives rows by number.
         block_rows: rows of a block; any gives the same labels.
+        usual: how wide offers are where they have to be; None: as in ``prices``.
     """
     before, former_cost, n_off, lower_bound = labels.copy(), 0.0, 0.0, -np.inf
     lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
@@ -141,7 +143,7 @@ def assign_within(
         lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
-        prices = _wider(value, moved, short, prices)
+        prices = _wider(value, moved, short, prices, prices if usual is None else usual)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
@@ -172,11 +174,11 @@ def needed(moved: Array) -> tuple[Array, Array]:
     return np.maximum(moved - level, 0), np.maximum(level - moved, 0)
 
 
-def _wider(value: Array, moved: Array, short: Array, prices: Prices) -> Prices:
+def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Prices) -> Prices:
     """The new prices, with what offers should have had, and more where a search got lost."""
     wide = [
-        np.maximum(now + 1.5 * missing, 1.5 * need)
-        for need, missing, now in zip(needed(moved), short, prices[1:], strict=True)
+        np.maximum(np.where(missing > 0, np.maximum(now + 1.5 * missing, plenty), now), 1.5 * need)
+        for need, missing, now, plenty in zip(needed(moved), short, prices[1:], usual[1:], strict=True)
     ]
     return Prices(value, *wide)
 

@@ -11,7 +11,8 @@ Legend: N rows, D features, K clusters, b rows of a block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ import torch
 from torch import Tensor
 
 from coke.bounded import kernels
-from coke.bounded.kernels import CHUNK, Array, Found
+from coke.bounded.kernels import GROUP, Array, Block, Found, Groups, Known
+from coke.bounded.seen import Seen, ungrouped
 from coke.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
-_CPU_PAIRS, _DEVICE_PAIRS = 2**20, 2**27  # scores of a block: what a cache holds, what a device is busy with
+_CPU_PAIRS, _DEVICE_PAIRS = 2**20, 2**27  # scores of a part: what a cache holds; of a block: what a device is busy with
+_CPU_PARTS = 4  # of a block
 _DEVICE_VALUES = 2**26  # float64 values that exact costs take at a time on a device
 
 
@@ -66,20 +69,24 @@ class Costs(ABC):
 
     def block_rows(self) -> int:
         """Rows of a block: as many as scores of them stay close to the processor."""
-        pairs = _CPU_PAIRS if self.device.type == "cpu" else _DEVICE_PAIRS
-        return int(min(max(2 ** int(np.log2(max(pairs // self.n_clusters, 1))), 128), 2**14))
+        if self.device.type == "cpu":
+            return _CPU_PARTS * _part_rows(self.n_clusters)
+        return int(min(max(2 ** int(np.log2(max(_DEVICE_PAIRS // self.n_clusters, 1))), 128), 2**14))
 
     @abstractmethod
     def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
         """All rows in order, as (index of the first, rows)."""
 
     @abstractmethod
-    def look(self, prices: Prices, block_rows: int) -> Look:
-        """What one thread looks at blocks with, under ``prices``, for offers as wide as they say."""
+    def under(self, prices: Prices, block_rows: int) -> Callable[[], Look]:
+        """What a sweep looks at blocks with, each thread with one of its own, for offers as wide as ``prices`` say."""
+
+    def keep(self, own: Array) -> None:  # noqa: B027
+        """Told at the end of a sweep what rows cost, float64 [N]; the search may still write to it."""
 
     @abstractmethod
     def some(self, count: int) -> tuple[Array, Array]:
-        """Costs of some ``count`` rows spread over all, [count, K], and what these count for in a size."""
+        """Rough costs of some ``count`` rows spread over all, [count, K], and what these count for in a size."""
 
     def sizes(self, start: int, count: int) -> Array:
         """What rows ``start`` ... count for in a size: float64 [count]."""
@@ -106,6 +113,7 @@ class DistanceCosts(Costs):
         shift: float64 [D], an origin near the data: float32 resolves what is left. Not for cosine.
         sample_weight: float64 [N] that multiplies a row's costs, or None for 1.
         size_weight: float64 [N], or None for 1.
+        seen: of the same rows, with other centers.
     """
 
     def __init__(
@@ -116,13 +124,14 @@ class DistanceCosts(Costs):
         shift: Tensor | None = None,
         sample_weight: Tensor | None = None,
         size_weight: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self.vectors, self.centers, self.metric, self.shift = vectors, centers, metric, shift
         self.sample_weight, self.size_weight = sample_weight, size_weight
         self.n_rows, self.n_clusters, self.device = vectors.n_rows, len(centers), vectors.device
         self.scale = 0.5 if metric == COSINE else 1.0
         moved = centers if shift is None else centers - shift
-        self.columns = (2 * moved).float().t().contiguous()
+        self.moved, self.doubled = moved, (2 * moved).float()
         self.squares = moved.square().sum(1)
         self.longest = float(self.squares.max().sqrt())
         precision = "highest" if self.device.type == "cpu" else torch.get_float32_matmul_precision()
@@ -130,23 +139,49 @@ class DistanceCosts(Costs):
         self.least = 0.0
         self.magnitude = 4 * self.scale * self.longest**2
         self.rounding = (vectors.n_features + 8) * 2.0**-53
+        unweighted = sample_weight is None and size_weight is None and self.device.type == "cpu"
+        if seen is None and unweighted and Seen.helps(self.n_rows, self.n_clusters):
+            seen = Seen(self.n_rows, moved)
+        self.seen = seen
 
     def blocks(self, block_rows: int) -> Iterator[tuple[int, Tensor]]:
         """See `Costs`."""
         return self.vectors.blocks(block_rows)
 
-    def look(self, prices: Prices, block_rows: int) -> Look:
+    def under(self, prices: Prices, block_rows: int) -> Callable[[], Look]:
         """See `Costs`."""
-        kind = _DistancesHere if self.device.type == "cpu" else _DistancesElsewhere
-        return kind(self, prices, block_rows)
+        if self.device.type != "cpu":
+            return partial(_DistancesElsewhere, self, prices)
+        level = prices.value - prices.value.mean()  # a common shift decides nothing
+        known = None if self.seen is None else self.seen.turn(self.moved, level, self.scale)
+        return partial(_DistancesHere, self, prices, block_rows, self._groups(prices, level), known)
+
+    def _groups(self, prices: Prices, level: Array) -> Groups:
+        order = ungrouped(self.n_clusters) if self.seen is None else self.seen.order
+        present = order >= 0
+        columns = np.zeros((3, len(order)), np.float32)
+        columns[0] = 3e38
+        columns[:, present] = np.stack([self.squares.numpy(), level, prices.width])[:, order[present]]
+        group = np.empty(self.n_clusters, np.int32)
+        group[order[present]] = np.flatnonzero(present) % (len(order) // GROUP)
+        centers = np.zeros((len(order), self.doubled.shape[1]), np.float32)
+        centers[present] = self.doubled.numpy()[order[present]]
+        beside = np.ascontiguousarray(centers.reshape(GROUP, -1, centers.shape[1]).swapaxes(0, 1))
+        return Groups(order, group, *columns, columns[2].reshape(GROUP, -1).max(0), beside)
+
+    def keep(self, own: Array) -> None:
+        """See `Costs`."""
+        if self.seen is not None:
+            self.seen.keep(own)
 
     def some(self, count: int) -> tuple[Array, Array]:
         """See `Costs`."""
         chosen = np.arange(0, self.n_rows, -(-self.n_rows // count))
         rows = self.vectors.take(chosen).double()
         rows = rows * self.factors(rows)[:, None]
-        cost = self.scale * torch.cdist(rows, self.centers).square().cpu().numpy()
-        return cost * self.weights(0, self.n_rows)[chosen, None], self.sizes(0, self.n_rows)[chosen]
+        rows = rows if self.shift is None else rows - self.shift
+        cost = self.scale * torch.cdist(rows.float(), self.doubled / 2).square_().cpu().numpy()
+        return cost * np.float32(self.weights(0, self.n_rows)[chosen, None]), self.sizes(0, self.n_rows)[chosen]
 
     def weights(self, start: int, count: int) -> Array:
         """What costs of rows ``start`` ... are multiplied by: float64 [count]."""
@@ -160,54 +195,70 @@ class DistanceCosts(Costs):
             return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
 
-    def errors(
-        self, rough: Tensor, factors: Tensor, weights: Tensor, sizes: Tensor, highest: float
-    ) -> Tensor:
-        """By how much a reduced cost may be off at most, float32 [b], where float32 rows [b, D] are multiplied.
+    def errors(self, highest: float) -> tuple[float, float, float, float]:
+        """By how much a reduced cost may be off at most, where float32 rows are multiplied.
 
+        It is ``costs * (e[0] * length + e[1]) + e[2] * size + e[3] * (1 + length)``, of a row's length and weights.
         highest: the largest absolute price.
         """
-        n_terms = rough.shape[1] + 8
-        length = torch.linalg.vector_norm(rough, dim=1).double() * factors
-        bound = weights * self.scale * self.longest * (2 * n_terms * length + 8 * self.longest)
-        bound = bound + 8 * highest * sizes + _UNDERFLOW * n_terms * (1 + length)
-        return (self.unit * bound).float()
+        n_terms = self.vectors.n_features + 8
+        unit = self.unit
+        return (
+            2 * unit * self.longest * n_terms, 8 * unit * self.longest**2, 8 * unit * highest,
+            unit * _UNDERFLOW * n_terms,
+        )  # fmt: skip
 
 
 class _DistancesHere(Look):
     """By the compiled kernels, on this thread."""
 
-    def __init__(self, costs: DistanceCosts, prices: Prices, block_rows: int) -> None:
-        n_clusters = costs.n_clusters
-        self.costs, self.prices = costs, prices
-        self.scores = torch.zeros(block_rows, -(-n_clusters // CHUNK) * CHUNK)
-        self.squares, self.centers = costs.squares.numpy(), costs.centers.contiguous().numpy()
-        self.found = _room(block_rows, n_clusters)
-        self.highest = float(np.abs(prices.value - prices.value.mean()).max())
+    def __init__(
+        self, costs: DistanceCosts, prices: Prices, block_rows: int, groups: Groups, known: Known | None
+    ) -> None:
+        n_groups = len(groups.widest)
+        self.costs, self.prices, self.groups, self.known = costs, prices, groups, known
+        self.columns = torch.from_numpy(groups.centers).transpose(0, 1).reshape(len(groups.order), -1).t()
+        self.scores = torch.empty(min(_part_rows(len(groups.order)), block_rows), len(groups.order))
+        self.near = np.empty((n_groups, GROUP), np.float32)
+        self.centers = costs.centers.contiguous().numpy()
+        self.found = _room(block_rows, costs.n_clusters)
+        self.errors = costs.errors(float(np.abs(prices.value - prices.value.mean()).max()))
+        self.nothing = Known(*np.zeros((2, 1, n_groups), np.float32), *np.zeros((2, n_groups), np.float32))
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
-        costs, count = self.costs, len(rows)
+        costs, done = self.costs, 0
         exact = rows if rows.dtype in (torch.float32, torch.float64) else as_floats(rows)
-        rough = exact if costs.shift is None else exact - costs.shift
-        rough = rough.float()
-        factors = costs.factors(exact)
-        weights, sizes = costs.weights(start, count), costs.sizes(start, count)
-        errors = costs.errors(
-            rough, factors, torch.from_numpy(weights), torch.from_numpy(sizes), self.highest
-        )
-        torch.mm(rough, costs.columns, out=self.scores[:count, : costs.n_clusters])
-        arrays = (self.scores[:count].numpy(), exact.numpy(), factors.numpy(), weights, sizes, errors.numpy())
-        done = 0
-        while done < count:
-            scores, values, factor, weight, size, error = (array[done:] for array in arrays)
-            found = _part(self.found, label[done:])
-            n_listed, n_rows = kernels.offers_by_distance(
-                scores, values, factor, self.centers, costs.scale, self.squares, *self.prices, weight, size,
-                error, found,
+        exact = exact.contiguous()
+        rough = (exact if costs.shift is None else exact - costs.shift).float()
+        factors, weights = costs.factors(exact), costs.weights(start, len(rows))
+        sizes = costs.sizes(start, len(rows))
+        block = Block(exact.numpy(), rough.numpy(), factors.numpy(), weights, sizes)
+        again, stop = self.known is not None, 0
+        while done < len(rows):
+            if not again and done == stop:
+                stop = min(done + len(self.scores), len(rows))
+                torch.mm(rough[done:stop], self.columns, out=self.scores[: stop - done])
+                scores = self.scores[: stop - done]
+            part = slice(done, len(rows) if again else stop)
+            left, found = Block(*(values[part] for values in block)), _part(self.found, label[part])
+            n_listed, n_rows, n_looked = kernels.offers_by_distance(
+                self.near if again else scores[len(scores) - len(left.rough) :].numpy(), left, self.centers,
+                costs.scale, self.errors, self.groups, *self.prices, self._known(start + part.start, start + part.stop),
+                again, found,
             )  # fmt: skip
+            if again and n_rows < len(left.rough) and kernels.is_too_much(n_looked, n_rows, len(self.groups.widest)):
+                again, stop = False, done + n_rows
             yield _used(found, n_listed, n_rows)
             done += n_rows
+
+    def _known(self, start: int, stop: int) -> Known:
+        """What is known of some rows: a buffer of one, where nothing is kept."""
+        if self.known is not None:
+            return self.known._replace(least=self.known.least[start:stop], distance=self.known.distance[start:stop])
+        if self.costs.seen is not None:
+            return self.nothing._replace(least=self.costs.seen.least[start:stop])
+        return self.nothing
 
 
 class _DistancesElsewhere(Look):
@@ -216,7 +267,7 @@ class _DistancesElsewhere(Look):
     def __init__(self, costs: DistanceCosts, prices: Prices, block_rows: int) -> None:
         self.costs = costs
         self.prices = Prices(*(torch.from_numpy(values).to(costs.device) for values in prices))
-        self.highest = float(np.abs(prices.value - prices.value.mean()).max())
+        self.errors = costs.errors(float(np.abs(prices.value - prices.value.mean()).max()))
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
@@ -226,13 +277,14 @@ class _DistancesElsewhere(Look):
         factors = costs.factors(exact)
         weights = torch.from_numpy(costs.weights(start, count)).to(device)
         sizes = torch.from_numpy(costs.sizes(start, count)).to(device)
-        errors = costs.errors(rough, factors, weights, sizes, self.highest)
+        length, e = torch.linalg.vector_norm(rough, dim=1).double() * factors, self.errors
+        errors = costs.scale * weights * (e[0] * length + e[1]) + e[2] * sizes + e[3] * (1 + length)
         prices, widths, reaches = self.prices
         level = (prices - prices.mean()).float()
-        product = rough @ costs.columns
+        product = rough @ costs.doubled.t()
         reduced = costs.squares.float() - product.mul_(factors.float()[:, None])
         reduced.mul_((costs.scale * weights).float()[:, None]).sub_(sizes.float()[:, None] * level)
-        bar = reduced.amin(1) + 2 * errors
+        bar = reduced.amin(1) + 2 * errors.float()
         reach = torch.where(reduced <= bar[:, None], reaches.float(), 0).amax(
             1
         )  # of all that may be the best
@@ -265,9 +317,9 @@ class MatrixCosts(Costs):
         for start in range(0, self.n_rows, block_rows):
             yield start, self.cost[start : start + block_rows].cpu().double()
 
-    def look(self, prices: Prices, block_rows: int) -> Look:
+    def under(self, prices: Prices, block_rows: int) -> Callable[[], Look]:
         """See `Costs`."""
-        return _Given(self, prices, block_rows)
+        return partial(_Given, self, prices, block_rows)
 
     def some(self, count: int) -> tuple[Array, Array]:
         """See `Costs`."""
@@ -289,6 +341,11 @@ class _Given(Look):
             n_listed, n_rows = kernels.offers_by_cost(cost[done:], *self.prices, sizes, found)
             yield _used(found, n_listed, n_rows)
             done += n_rows
+
+
+def _part_rows(n_columns: int) -> int:
+    """Rows whose scores stay close to the processor."""
+    return int(min(max(2 ** int(np.log2(max(_CPU_PAIRS // n_columns, 1))), 128), 2**14))
 
 
 def _room(block_rows: int, n_clusters: int) -> Found:

@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit
 
 Array = np.ndarray[Any, Any]
-CHUNK = 64  # columns whose least score is looked at before they are
+GROUP = 8  # clusters of a group, whose least score is looked at before they are
+TRIED_ROWS = 32  # of a block, by which is told whether looking again at some groups is faster than at all
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 _reordered = njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
@@ -41,49 +42,153 @@ class Found(NamedTuple):
     offer: Array
 
 
+class Groups(NamedTuple):
+    """The clusters as a sweep looks at them: G groups of `GROUP`, which lie across 8 G columns.
+
+    Attributes:
+        order: int32 [8 G], the cluster of column place * G + group, or -1 for none.
+        group: int32 [K], of each cluster.
+        square, level, width: float32 [8 G], squared lengths of (shifted) centers, prices less their mean, widths.
+        widest: float32 [G], the largest width of each group.
+        centers: float32 [G, 8, D], twice the (shifted) centers; of no features where nothing is seen again.
+    """
+
+    order: Array
+    group: Array
+    square: Array
+    level: Array
+    width: Array
+    widest: Array
+    centers: Array
+
+
+class Block(NamedTuple):
+    """Some rows.
+
+    Attributes:
+        exact, rough: float32 or float64 [b, D] as they are, and float32 less the shift.
+        factors: float64 [b], what rows are multiplied by: 1 / length, or 1.
+        costs, sizes: float64 [b], what a row's costs are multiplied by, and what it counts for in a size.
+    """
+
+    exact: Array
+    rough: Array
+    factors: Array
+    costs: Array
+    sizes: Array
+
+
+class Known(NamedTuple):
+    """What earlier sweeps have left, see `coke.bounded.seen`.
+
+    Attributes:
+        least: float32 [b, G], no reduced cost of a row for a cluster of a group was less; of one row: a buffer.
+        fall: float32 [K, G], by how much that has changed at least, of a row in this cluster,
+        stride: float32 [G], times the row's distance from its center,
+        distance: float32 [b].
+    """
+
+    least: Array
+    fall: Array
+    stride: Array
+    distance: Array
+
+
 @_reordered
-def _squared_distance(row, factor, center):
+def _squared_distance(rows, i, factor, centers, k):
     total = 0.0
-    for d in range(len(center)):
-        step = np.float64(row[d]) * factor - center[d]
+    for d in range(centers.shape[1]):
+        step = np.float64(rows[i, d]) * factor - centers[k, d]
         total += step * step
     return total
 
 
-@_compiled
-def _ordered(value):
-    """A float32 as a whole number of the same order: minima of these are vectorised, those of floats are not."""
-    bits = np.float32(value).view(np.int32)
-    return np.int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+@_reordered
+def _least(scores, at, groups, row_scale, product_scale, price_scale, least, i):
+    """The least reduced cost in each group, and of all. Groups lie across the columns: minima are taken side by side."""
+    n_groups = least.shape[1]
+    for place in range(GROUP):
+        for group in range(n_groups):
+            k = place * n_groups + group
+            value = row_scale * groups.square[k] - product_scale * scores[at, k] - price_scale * groups.level[k]
+            least[i, group] = value if place == 0 or value < least[i, group] else least[i, group]
+    lowest = np.full(16, np.float32(np.inf))
+    for first in range(0, n_groups - 15, 16):
+        for lane in range(16):
+            lowest[lane] = min(lowest[lane], least[i, first + lane])
+    for group in range(n_groups - n_groups % 16, n_groups):
+        lowest[0] = min(lowest[0], least[i, group])
+    best = lowest[0]
+    for lane in range(16):
+        best = min(best, lowest[lane])
+    return best
 
 
 @_reordered
-def _least(scores, squares, prices, widths, row_scale, price_scale, product_scale, least):
-    """The least reduced cost of all columns; of every `CHUNK` columns that less its width, `_ordered`.
+def _look(rows, i, group, centers, offset, product_scale, scores, least):
+    """Scores of a row for the eight (`GROUP`) centers of a group, in sums that need not wait for each other."""
+    p0 = p1 = p2 = p3 = p4 = p5 = p6 = p7 = np.float32(0)
+    row, center = rows[i], centers[group]
+    for d in range(len(row)):
+        value = row[d]
+        p0 += value * center[0, d]
+        p1 += value * center[1, d]
+        p2 += value * center[2, d]
+        p3 += value * center[3, d]
+        p4 += value * center[4, d]
+        p5 += value * center[5, d]
+        p6 += value * center[6, d]
+        p7 += value * center[7, d]
+    score, first, low = scores[group], offset[group], np.float32(np.inf)
+    score[0], score[1], score[2], score[3], score[4], score[5], score[6], score[7] = p0, p1, p2, p3, p4, p5, p6, p7
+    for place in range(GROUP):
+        low = min(low, first[place] - product_scale * score[place])
+    least[i, group] = low
+    return low
 
-    Everything is padded to whole chunks. The compiler vectorises loops whose length it knows, and over indices that it
-    can see to be no negative ones: hence the bound of the outer loop.
-    """
-    best = np.int32(0x7FFFFFFF)
-    for chunk in range(len(squares) // CHUNK):
-        first = chunk * CHUNK
-        low, low_wide = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
-        for k in range(first, first + CHUNK):
-            value = row_scale * squares[k] - product_scale * scores[k] - price_scale * prices[k]
-            low = min(low, _ordered(value))
-            low_wide = min(low_wide, _ordered(value - price_scale * widths[k]))
-        least[chunk] = low_wide
-        best = min(best, low)
-    return np.int32(best ^ ((best >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+@_reordered
+def _fall(seen, i, former, error):
+    """Let what is known of a row's groups fall by as much as their clusters may have come nearer."""
+    distance = seen.distance[i]
+    for group in range(seen.least.shape[1]):
+        seen.least[i, group] += seen.fall[former, group] - distance * seen.stride[group] - 2 * error
 
 
 @_compiled
-def _padded(values, filling):
-    """Float32, in whole chunks."""
-    padded = np.full(-(-len(values) // CHUNK) * CHUNK, filling, np.float32)
-    for k in range(len(values)):
-        padded[k] = values[k]
-    return padded
+def _near(bar, i, price_scale, widest, least, near):
+    """List the groups that may hold something below the bar; how many."""
+    n_near = 0
+    for group in range(least.shape[1]):
+        near[n_near] = group
+        n_near += least[i, group] - price_scale * widest[group] <= bar
+    return n_near
+
+
+@_reordered
+def _error(rows, i, factor, own_scale, size, errors):
+    """By how much a reduced cost may be off, see `coke.bounded.costs.DistanceCosts.errors`."""
+    total = np.float32(0)
+    for d in range(rows.shape[1]):
+        total += rows[i, d] * rows[i, d]
+    length = np.sqrt(np.float64(total)) * factor
+    return np.float32(own_scale * (errors[0] * length + errors[1]) + errors[2] * size + errors[3] * (1 + length))
+
+
+@_compiled
+def _in_order(first, end, found):
+    """Sort what is listed of a row by its clusters: few as a rule, and in order already where all are."""
+    if end - first > 64:
+        order = np.argsort(found.cluster[first:end])
+        found.cluster[first:end] = found.cluster[first:end][order]
+        found.offer[first:end] = found.offer[first:end][order]
+        return
+    for place in range(first + 1, end):
+        cluster, offer = found.cluster[place], found.offer[place]
+        while place > first and found.cluster[place - 1] > cluster:
+            found.cluster[place], found.offer[place] = found.cluster[place - 1], found.offer[place - 1]
+            place -= 1
+        found.cluster[place], found.offer[place] = cluster, offer
 
 
 @_compiled
@@ -115,85 +220,107 @@ def _keep(i, first, end, chosen, weight, prices, widths, reaches, found):
 
 
 @_compiled
-def _list(bar, score, row, factor, centers, scale, terms, row_scale, price_scale, first, least, found):
+def _list(bar, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near, first, found):
     """List all clusters of a row whose score, less their width, may be below ``bar``, with exact costs."""
-    squares, prices, widths = terms
-    end, lowest = first, _ordered(bar)
-    product_scale = row_scale * np.float32(factor)
-    for chunk in range(len(least)):
-        if least[chunk] <= lowest:
-            for k in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, len(centers))):
-                value = row_scale * squares[k] - product_scale * score[k] - price_scale * prices[k]
-                if not (value - price_scale * widths[k] > bar):
-                    found.cluster[end] = k
-                    found.offer[end] = scale * _squared_distance(row, factor, centers[k])
-                    end += 1
+    end, n_groups, (row_scale, product_scale, price_scale) = first, len(groups.widest), scales
+    for number in range(n_near):
+        group = near[number]
+        for place in range(GROUP):
+            k = place * n_groups + group
+            score = scores[group, place] if again else scores[i, k]
+            value = row_scale * groups.square[k] - product_scale * score - price_scale * groups.level[k]
+            cluster = groups.order[k]
+            if cluster >= 0 and not (value - price_scale * groups.width[k] > bar):
+                found.cluster[end] = cluster
+                found.offer[end] = own_scale * _squared_distance(rows, i, factor, centers, cluster)
+                end += 1
+    _in_order(first, end, found)
     return end
 
 
 @_compiled
-def offers_by_distance(
-    scores, rows, factors, centers, scale, squares, prices, widths, reaches, costs, sizes, errors, found
-):
+def is_too_much(n_looked, n_rows, n_groups):
+    """Whether products of whole blocks would have been faster, which take a third of the time a pair."""
+    return 3 * n_looked > n_rows * n_groups
+
+
+@_compiled
+def offers_by_distance(scores, block, centers, scale, errors, groups, prices, widths, reaches, seen, again, found):
     """Offers of a block's rows by squared distance.
 
     Args:
-        scores: float32 [b, K and more, to whole chunks], products of (shifted) rows and twice the (shifted) centers.
-        rows: float32 or float64 [b, D].
-        factors: float64 [b], what rows are multiplied by: 1 / length, or 1.
+        scores: float32 [b, 8 G], products of (shifted) rows and twice the (shifted) centers; where rows are seen again
+            a buffer [G, 8], and products are made here of groups that may hold what is on offer.
+        block: the rows.
         centers: float64 [K, D].
         scale: of a squared distance in the cost.
-        squares: float64 [K], squared lengths of (shifted) centers.
+        errors: four numbers that tell by how much a score may be off.
+        groups: of the clusters.
         prices, widths, reaches: float64 [K]; a row at its best cluster b is offered to k if that is worse by at most
             widths[k] + reaches[b], per unit of size.
-        costs, sizes: float64 [b], what a row's costs are multiplied by, and what it counts for in a size.
-        errors: float32 [b], by how much a score may be off, as part of a reduced cost.
+        seen: what is known of these rows, written to; or one row that nobody asks for.
+        again: whether that is to be used. Rows weigh 1 then.
         found: written to.
 
     Returns:
-        How many offers are listed, and how many rows fitted: where ``found`` is too small, fewer than b.
+        How many offers are listed; how many rows fitted: fewer than b where ``found`` is too small, or where so much
+        was looked at again that products of whole blocks are faster; and how many groups were looked at.
     """
-    n_clusters = len(squares)
-    level = prices - prices.mean()  # a common shift decides nothing
-    terms = _padded(squares, 3e38), _padded(level, 0), _padded(widths, 0)
-    least = np.empty(len(terms[0]) // CHUNK, np.int32)
-    n_listed = 0
+    n_clusters, n_groups, n_listed, n_looked = len(centers), len(groups.widest), 0, 0
+    near, kept = np.empty(n_groups + 1, np.int32), len(seen.least) > 1
+    rows, rough, least, widest, beside = block.exact, block.rough, seen.least, groups.widest, groups.centers
+    offset = np.empty((n_groups, GROUP), np.float32)
+    for k in range(GROUP * n_groups if again else 0):
+        offset[k % n_groups, k // n_groups] = np.float32(scale) * groups.square[k] - groups.level[k]
     for i in range(len(rows)):
+        if again and i == TRIED_ROWS and is_too_much(n_looked, i, n_groups):
+            return n_listed, i, n_looked
         if n_listed + n_clusters > len(found.cluster):
-            return n_listed, i
-        own_scale, factor, size = scale * costs[i], factors[i], sizes[i]
-        row_scale, price_scale = np.float32(own_scale), np.float32(size)
+            return n_listed, i, n_looked
+        own_scale, factor, size = scale * block.costs[i], block.factors[i], block.sizes[i]
+        price_scale, error = np.float32(size), _error(rough, i, factor, own_scale, size, errors)
+        row_scale = np.float32(own_scale)
         product_scale = row_scale * np.float32(factor)
-        row, score = rows[i], scores[i]
-        bar = 2 * errors[i] + _least(score, *terms, row_scale, price_scale, product_scale, least)
+        scales = row_scale, product_scale, price_scale
+        place, former = i if kept else 0, found.label[i]
+        if again:
+            _fall(seen, i, former, error)
+            own = groups.group[former]
+            bar = _look(rough, i, own, beside, offset, product_scale, scores, least) + 2 * error
+            n_near, n_left = _near(bar, i, price_scale, widest, least, near), 0
+            for number in range(n_near):
+                group = near[number]
+                if group != own and least[i, group] - widest[group] <= bar:
+                    n_looked += 1
+                    low = _look(rough, i, group, beside, offset, product_scale, scores, least)
+                    bar = min(bar, low + 2 * error)
+                near[n_left] = group
+                n_left += least[i, group] - widest[group] <= bar
+            n_near = n_left
+        else:
+            bar = _least(scores, i, groups, *scales, least, place) + 2 * error
+            n_near = _near(bar, place, price_scale, widest, least, near)
         end = _list(
-            bar, score, row, factor, centers, own_scale, terms, row_scale, price_scale, n_listed, least, found
+            bar, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near, n_listed, found
         )
         chosen = _best(i, n_listed, end, size, prices, found)
-        reach = reaches[found.cluster[chosen]]
+        reach = price_scale * np.float32(reaches[found.cluster[chosen]])
         if reach > 0:
-            bar += price_scale * np.float32(reach)
+            n_near = _near(bar + reach, place, price_scale, widest, least, near)
+            if again:
+                for number in range(n_near):
+                    n_looked += 1
+                    _look(rough, i, near[number], beside, offset, product_scale, scores, least)
             end = _list(
-                bar,
-                score,
-                row,
-                factor,
-                centers,
-                own_scale,
-                terms,
-                row_scale,
-                price_scale,
-                n_listed,
-                least,
-                found,
-            )
+                bar + reach, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near,
+                n_listed, found,
+            )  # fmt: skip
             chosen = _best(i, n_listed, end, size, prices, found)
-        former = found.label[i]
         found.former_cost[i] = found.offer[chosen]
         if former >= 0 and former != found.cluster[chosen]:
-            found.former_cost[i] = own_scale * _squared_distance(row, factor, centers[former])
+            found.former_cost[i] = own_scale * _squared_distance(rows, i, factor, centers, former)
         n_listed = _keep(i, n_listed, end, chosen, size, prices, widths, reaches, found)
-    return n_listed, len(rows)
+    return n_listed, len(rows), n_looked
 
 
 @_compiled

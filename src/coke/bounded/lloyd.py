@@ -20,7 +20,7 @@ from torch import Tensor
 from coke import distributed
 from coke.bounded.assignment import Assignment, assign_within, is_free, needed
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import Prices, exact_costs, returned_dtype
+from coke.bounded.costs import Costs, Prices, exact_costs, returned_dtype
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
 from coke.bounded.sizes import SizeBounds
@@ -68,17 +68,19 @@ def lloyd(
     sums = rows.sums(len(centers))
     nothing = np.zeros(len(centers))
     prices = Prices(nothing if duals is None else duals, nothing, nothing)
-    best, shift, stride = None, np.inf, 0.0
+    best, shift, seen, usual, sizes = None, np.inf, None, prices, nothing
     for n_moves in range(max_iter + 1):
         began = time.monotonic()
         if (
             not free and n_moves < 2
         ):  # the first centers are single rows, the second are means: all distances shrink
-            prices = rows.sample.prices(centers, bounds, prices.value)
+            prices = usual = rows.sample.prices(centers, bounds, prices.value)
         before = labels.copy()
-        found = _assign(rows, centers, bounds, prices, labels, sums, block_rows)
+        costs = rows.costs(centers, seen if n_moves > 1 else None)
+        found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
         changed = found.n_changed
-        prices, stride = following(found, bounds, stride)
+        prices = following(found, bounds, usual, sizes)
+        sizes = found.sizes
         if progress is not None:
             progress(
                 f"iteration {n_moves + 1}: objective {found.cost:.8g}, {changed:,} labels changed, "
@@ -88,8 +90,8 @@ def lloyd(
             return Fit(centers, found, n_moves, True)
         if best is not None and found.cost >= found.former_cost * (1 - _EQUAL):
             # labels that cost the same: those whose means the centers are were the best already
-            sizes = count_sizes(rows, before, len(centers))
-            same = replace(found, labels=before, sizes=sizes, cost=found.former_cost, n_changed=0)
+            held = count_sizes(rows, before, len(centers))
+            same = replace(found, labels=before, sizes=held, cost=found.former_cost, n_changed=0)
             return Fit(centers, same, n_moves, True)
         if (
             best is not None and found.cost >= best.assignment.cost
@@ -118,22 +120,22 @@ def assign_rows(
     prices = Prices(nothing, nothing, nothing)
     if not is_free(bounds, rows.total_size):
         prices = rows.sample.prices(centers, bounds, duals)
-    return _assign(
-        rows, centers, bounds, prices, np.full(rows.vectors.n_rows, -1, dtype=np.int32), None, block_rows
-    )
+    labels = np.full(rows.vectors.n_rows, -1, dtype=np.int32)
+    return _assign(rows, rows.costs(centers), bounds, prices, labels, None, block_rows)
 
 
 def _assign(
     rows: Rows,
-    centers: Tensor,
+    costs: Costs,
     bounds: SizeBounds,
     prices: Prices,
     labels: Array,
     sums: CenterSums | None,
     block_rows: int | None,
+    usual: Prices | None = None,
 ) -> Assignment:
     return assign_within(
-        rows.costs(centers),
+        costs,
         bounds,
         rows.total_size,
         prices,
@@ -142,6 +144,7 @@ def _assign(
         sums=sums,
         take=rows.vectors.take,
         block_rows=block_rows,
+        usual=usual,
     )
 
 
@@ -162,21 +165,20 @@ def _revived(rows: Rows, centers: Tensor, empty: Tensor, own: Array) -> Tensor:
     return centers
 
 
-def following(found: Assignment, bounds: SizeBounds, stride: float) -> tuple[Prices, float]:
-    """What the next assignment starts from, and how far its prices may be expected to move, at most.
+def following(found: Assignment, bounds: SizeBounds, usual: Prices, former: Array) -> Prices:
+    """What the next assignment starts from.
 
-    Offers are cheap and sweeps are not. Prices of clusters that are not near a bound hardly ever move.
+    Offers are cheap and sweeps are not: clusters whose price may move get offers of the usual width. That are those that
+    have a price, or come to a bound where sizes change twice as much as they did from the ``former`` [K].
     """
     lower, upper, held = bounds.lower.numpy(), bounds.upper.numpy(), found.sizes
-    needs = needed(found.moved)
-    near = (found.prices.value != 0) | (held <= 1.1 * lower + 1) | (held >= 0.9 * upper - 1)
-    if near.any():
-        stride = max(2 * float(np.quantile(np.maximum(*needs)[near], 0.9)), 0.7 * stride)
+    change = 2 * held * float((np.abs(held - former) / np.maximum(held, 1)).max())
+    near = (found.prices.value != 0) | (held <= lower + change) | (held >= upper - change)
     wide = [
-        np.maximum(np.where(near, stride, 0.8 * now), 2 * need)
-        for need, now in zip(needs, found.prices[1:], strict=True)
+        np.maximum(np.where(near, now, 0), 2 * need)
+        for need, now in zip(needed(found.moved), usual[1:], strict=True)
     ]
-    return Prices(found.prices.value, *wide), stride
+    return Prices(found.prices.value, *wide)
 
 
 def count_sizes(rows: Rows, labels: Array, n_clusters: int) -> Array:

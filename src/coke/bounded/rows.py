@@ -19,6 +19,7 @@ from coke.bounded.centers import CenterSums
 from coke.bounded.costs import COSINE, DistanceCosts, unit_rows
 from coke.bounded.kernels import Array
 from coke.bounded.sample import Sample, stored
+from coke.bounded.seen import Seen
 from coke.errors import DataError
 from coke.vectors import Vectors
 
@@ -58,10 +59,10 @@ class Rows:
     size_weight: Tensor | None
     total_size: float
 
-    def costs(self, centers: Tensor) -> DistanceCosts:
-        """Costs of this process's rows for centers [K, D]."""
+    def costs(self, centers: Tensor, seen: Seen | None = None) -> DistanceCosts:
+        """Costs of this process's rows for centers [K, D]; ``seen`` under others."""
         costs = DistanceCosts(
-            self.vectors, centers, self.metric, self.shift, self.sample_weight, self.size_weight
+            self.vectors, centers, self.metric, self.shift, self.sample_weight, self.size_weight, seen
         )
         costs.first_row = self.first_row
         return costs

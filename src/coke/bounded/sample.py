@@ -86,14 +86,15 @@ def fitting_prices(
     prices = first_prices(costs, value)
     step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
     while step > 1 or not is_all:
-        found = _fit(costs_of(step), bounds, total, prices)
-        usual = first_prices(costs, found.value)
-        most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
-        prices = Prices(found.value, np.clip(found.width, usual.width, most), np.minimum(found.reach, most))
+        prices = _fit(costs_of(step), bounds, total, prices)
         if step == 1 or (step <= 4 and is_all):
             break
         step = max(step // 8, 1)
-    return prices
+    else:
+        return prices
+    usual = first_prices(costs, prices.value)
+    most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
+    return Prices(prices.value, np.clip(prices.width, usual.width, most), np.clip(prices.reach, usual.reach, most))
 
 
 def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Prices:
@@ -117,10 +118,13 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     """Prices with widths under which a cluster is offered about twice as many rows as an equal share."""
     n_clusters = costs.n_clusters
     reduced, sizes = costs.some(max(_DENSE_PAIRS // n_clusters, 16))
-    reduced = (reduced - sizes[:, None] * value) / np.maximum(sizes, 1e-300)[:, None]
-    lead = reduced - reduced.min(1, keepdims=True)
-    rank = min(max(2 * len(lead) // n_clusters, 1), len(lead) - 1)
-    return Prices(value, np.partition(lead, rank, axis=0)[rank], np.zeros(n_clusters))
+    reduced -= (sizes[:, None] * value).astype(reduced.dtype)
+    reduced -= reduced.min(1, keepdims=True)
+    lead = np.ascontiguousarray((reduced / np.maximum(sizes, 1e-300)[:, None].astype(reduced.dtype)).T)
+    lead[lead == 0] = np.inf  # rows that are there already
+    rank = min(max(lead.shape[1] // n_clusters, 1), lead.shape[1] - 1)
+    width = np.partition(lead, rank, axis=1)[:, rank].astype(np.float64)
+    return Prices(value, width, 0.5 * width)
 
 
 def stored(rows: Tensor, metric: str) -> Tensor:

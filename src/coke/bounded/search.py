@@ -87,15 +87,27 @@ class _Graph(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What Dijkstra's search keeps: distances, the arc each cluster was reached by, what was settled, the queue."""
+    """What Dijkstra's search keeps, for clusters and the ground behind them.
+
+    Attributes:
+        distance, via, former: how far each is, the arc it was reached by (-1: the ground's), and from where.
+        top: of that arc, when it was.
+        touched, is_settled: which were reached, and which of them for good.
+        queued_distance, queued: a heap.
+        path: arcs of a path.
+        work: [1], arcs that were looked along.
+    """
 
     distance: Array
     via: Array
+    former: Array
+    top: Array
     touched: Array
     is_settled: Array
     queued_distance: Array
     queued: Array
     path: Array
+    work: Array
 
 
 @_compiled
@@ -123,57 +135,48 @@ def _arc(a, b, graph):
 
 
 @_compiled
-def _enter(row, key, arc, graph):
+def _enter(row, key, arc, top, first, n_ties):
     """Tell an arc of a row that may go along it."""
-    n_ties = graph.n_ties[arc]
-    if n_ties == 0 or key < graph.top[arc]:
-        graph.top[arc], graph.first[arc], graph.n_ties[arc] = key, row, 1
-    elif n_ties > 0 and key == graph.top[arc]:
-        graph.first[arc] = min(graph.first[arc], row)
-        graph.n_ties[arc] = n_ties + 1
+    if n_ties[arc] == 0 or key < top[arc]:
+        top[arc], first[arc], n_ties[arc] = key, row, 1
+    elif n_ties[arc] > 0 and key == top[arc]:
+        first[arc] = min(first[arc], row)
+        n_ties[arc] += 1
 
 
 @_compiled
-def _leave(row, key, arc, graph):
-    """Tell an arc that a row is no longer there."""
-    if graph.n_ties[arc] > 0 and key <= graph.top[arc]:
-        graph.n_ties[arc] = graph.n_ties[arc] - 1 if row != graph.first[arc] else -1
-
-
-@_compiled
-def _key(row, b, offers):
-    """What a row loses by going to cluster b, per unit of weight; infinite where it is not offered there."""
-    first, stop = offers.start[row], offers.start[row + 1]
-    at = offers.at[row]
-    if stop - first > b and offers.cluster[first + b] == b:
-        pair = first + b
-    else:
-        pair, end = first, stop
-        while pair < end:
-            middle = (pair + end) >> 1
-            if offers.cluster[middle] < b:
-                pair = middle + 1
-            else:
-                end = middle
-        if pair == stop or offers.cluster[pair] != b:
-            return np.inf
-    return (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
+def _pair(start, stop, b, cluster):
+    """The offer, among these of a row, that is of cluster b; -1: none."""
+    if stop - start > b and cluster[start + b] == b:
+        return start + b
+    end = stop
+    while start < end:
+        middle = (start + end) >> 1
+        if cluster[middle] < b:
+            start = middle + 1
+        else:
+            end = middle
+    return start if start < stop and cluster[start] == b else -1
 
 
 @_compiled
 def _look(arc, offers, graph):
     """Find the least of an arc's rows again."""
-    a, b = graph.source[arc], graph.target[arc]
+    start, cluster, cost, at, weight = offers
+    following = graph.following
+    b = graph.target[arc]
     top, first, n_ties = np.inf, -1, 0
-    row = graph.head[a]
+    row = graph.head[graph.source[arc]]
     while row >= 0:
-        key = _key(row, b, offers)
-        if key < top:
-            top, first, n_ties = key, row, 1
-        elif key == top and key < np.inf:
-            first = min(first, row)
-            n_ties += 1
-        row = graph.following[row]
+        pair = _pair(start[row], start[row + 1], b, cluster)
+        if pair >= 0:
+            key = (cost[pair] - cost[at[row]]) / weight[row]
+            if key < top:
+                top, first, n_ties = key, row, 1
+            elif key == top:
+                first = min(first, row)
+                n_ties += 1
+        row = following[row]
     graph.top[arc], graph.first[arc], graph.n_ties[arc] = top, first, n_ties
 
 
@@ -222,7 +225,8 @@ def _graph(offers, n_clusters):
         for pair in range(offers.start[row], offers.start[row + 1]):
             if pair != at:
                 key = (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
-                _enter(row, key, _arc(offers.cluster[at], offers.cluster[pair], graph), graph)
+                arc = _arc(offers.cluster[at], offers.cluster[pair], graph)
+                _enter(row, key, arc, graph.top, graph.first, graph.n_ties)
     return graph
 
 
@@ -248,24 +252,26 @@ def _move(row, b, offers, sizes, graph):
     if after >= 0:
         graph.previous[after] = before
     _join(row, b, graph)
-    goal = at
+    cluster, cost, top, least, n_ties = offers.cluster, offers.cost, graph.top, graph.first, graph.n_ties
+    n_clusters, is_dense = len(graph.head), len(graph.table) == 0
+    goal = _pair(first, stop, b, cluster)
     for pair in range(first, stop):
-        if offers.cluster[pair] == b:
-            goal = pair
+        k = cluster[pair]
         if pair != at:
-            _leave(row, (offers.cost[pair] - own) / weight, _arc(a, offers.cluster[pair], graph), graph)
-    offers.at[row] = goal
-    for pair in range(first, stop):
+            arc = np.int64(k) * n_clusters + a if is_dense else _arc(a, k, graph)
+            if n_ties[arc] > 0 and (cost[pair] - own) / weight <= top[arc]:  # it leaves
+                n_ties[arc] = n_ties[arc] - 1 if row != least[arc] else -1
         if pair != goal:
-            key = (offers.cost[pair] - offers.cost[goal]) / weight
-            _enter(row, key, _arc(b, offers.cluster[pair], graph), graph)
+            arc = np.int64(k) * n_clusters + b if is_dense else _arc(b, k, graph)
+            _enter(row, (cost[pair] - cost[goal]) / weight, arc, top, least, n_ties)
+    offers.at[row] = goal
     sizes.held[a] -= weight
     sizes.held[b] += weight
 
 
 @_compiled
-def _push(search, n_queued, distance, cluster):
-    distances, clusters = search.queued_distance, search.queued
+def _push(distances, clusters, n_queued, distance, cluster):
+    """Put a cluster into the queue of ``n_queued``."""
     place = n_queued
     while place > 0:
         above = (place - 1) >> 1
@@ -277,9 +283,8 @@ def _push(search, n_queued, distance, cluster):
 
 
 @_compiled
-def _pop(search, n_queued):
+def _pop(distances, clusters, n_queued):
     """Take the first out of the queue of ``n_queued``."""
-    distances, clusters = search.queued_distance, search.queued
     last = n_queued - 1
     distance, cluster = distances[last], clusters[last]
     place = 0
@@ -339,7 +344,7 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
         distance, v = search.queued_distance[0], search.queued[0]
         if distance >= nearest:
             break
-        _pop(search, n_queued)
+        _pop(search.queued_distance, search.queued, n_queued)
         n_queued -= 1
         if search.is_settled[v]:
             continue
@@ -354,27 +359,150 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
             toll = -sign * prices[v]
         if distance + toll < nearest:
             nearest, end = distance + toll, v
-        arc, stop = graph.first_in[v], graph.first_in[v] + graph.n_in[v]
-        if sign < 0:
-            arc, stop = np.int64(graph.first_out[v]), np.int64(-1)
-        while arc != stop:
-            if graph.n_ties[arc] != 0:
-                u = graph.source[arc] if sign > 0 else graph.target[arc]
-                if not search.is_settled[u]:
-                    least = distance + max(graph.top[arc] + sign * (prices[u] - prices[v]), 0.0)
-                    if graph.n_ties[arc] < 0 and least < search.distance[u] and least < nearest:
-                        _look(arc, offers, graph)
-                    length = distance + max(graph.top[arc] + sign * (prices[u] - prices[v]), 0.0)
-                    if length < search.distance[u] and length < nearest:
-                        if search.distance[u] == np.inf:
-                            search.touched[n_touched] = u
-                            n_touched += 1
-                        search.distance[u] = length
-                        search.via[u] = arc
-                        _push(search, n_queued, length, u)
-                        n_queued += 1
-            arc = arc + 1 if sign > 0 else np.int64(graph.next_out[arc])
+        n_queued, n_touched = _expand(
+            v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched
+        )
     return end, nearest, n_touched
+
+
+@_compiled
+def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched):
+    """Look along all arcs of a cluster that was settled; how many are queued and touched then."""
+    source, target, top, n_ties, next_out = (
+        graph.source, graph.target, graph.top, graph.n_ties, graph.next_out
+    )  # fmt: skip
+    far, via, former, tops, is_settled = search.distance, search.via, search.former, search.top, search.is_settled
+    arc, stop, n_arcs = graph.first_in[v], graph.first_in[v] + graph.n_in[v], 0
+    if sign < 0:
+        arc, stop = np.int64(graph.first_out[v]), np.int64(-1)
+    while arc != stop:
+        n_arcs += 1
+        if n_ties[arc] != 0:
+            u = source[arc] if sign > 0 else target[arc]
+            if not is_settled[u]:
+                most, step = min(far[u], nearest), sign * (prices[u] - prices[v])
+                length = distance + max(top[arc] + step, 0.0)
+                if n_ties[arc] < 0 and length < most:
+                    _look(arc, offers, graph)
+                    length = distance + max(top[arc] + step, 0.0)
+                if length < most:
+                    if far[u] == np.inf:
+                        search.touched[n_touched] = u
+                        n_touched += 1
+                    far[u], via[u], former[u], tops[u] = length, arc, v, top[arc]
+                    _push(search.queued_distance, search.queued, n_queued, length, u)
+                    n_queued += 1
+        arc = arc + 1 if sign > 0 else np.int64(next_out[arc])
+    search.work[0] += n_arcs
+    return n_queued, n_touched
+
+
+@_compiled
+def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
+    """As `_find`, from all clusters that miss something together, and on through the ground, which here is a node.
+
+    Goes on while those that were reached have less to give than is missed: as far as prices that move along raise the
+    lower bound. Returns how many ends there are, the distance of the last, and the cluster (or -1) whose offers are known
+    no further; ``ends`` are ends and the ground.
+    """
+    ground, n_queued, n_ends, found, missed, spare = len(prices), 0, 0, 0.0, 0.0, 0.0
+    for k in range(ground):
+        misses = 0.0 if is_stuck[k] else _misses(k, sign, sizes, prices, 0.0)
+        spare += _misses(k, -sign, sizes, prices, 0.0)
+        if misses > 0:
+            missed += misses
+            search.distance[k], search.former[k] = 0.0, k
+            _push(search.queued_distance, search.queued, n_queued, 0.0, k)
+            n_queued += 1
+    farthest, last, limit = np.inf, 0.0, -1
+    while n_queued > 0 and found < missed:
+        distance, v = search.queued_distance[0], search.queued[0]
+        if distance > farthest:
+            return n_ends, last, limit
+        _pop(search.queued_distance, search.queued, n_queued)
+        n_queued -= 1
+        if search.is_settled[v]:
+            continue
+        search.is_settled[v] = True
+        if v == ground:
+            ends[n_ends], last, missed = v, distance, spare  # it gives what is missed, and takes what is too much
+            n_ends += 1
+            for u in range(ground):
+                search.work[0] += 1
+                room = sizes.upper[u] - sizes.held[u] if sign > 0 else sizes.held[u] - sizes.lower[u]
+                if room > 0 and sign * prices[u] >= 0 and not search.is_settled[u]:
+                    n_queued = _queue(u, v, distance + sign * prices[u], n_queued, search)
+            continue
+        if distance + known[v] + margin < farthest:
+            farthest, limit = distance + known[v] + margin, v
+        gives = _misses(v, -sign, sizes, prices, 0.0)
+        if gives > 0:
+            ends[n_ends], last = v, distance
+            n_ends += 1
+            found += gives
+        room = sizes.held[v] - sizes.lower[v] if sign > 0 else sizes.upper[v] - sizes.held[v]
+        if room >= 0 and sign * prices[v] <= 0 and not search.is_settled[ground]:
+            if room > 0 or search.former[v] == v:
+                n_queued = _queue(ground, v, distance - sign * prices[v], n_queued, search)
+        n_queued, _ = _expand(v, distance, np.inf, sign, offers, prices, graph, search, n_queued, 0)
+    return n_ends, last, -1
+
+
+@_compiled
+def _queue(u, v, distance, n_queued, search):
+    """Note that u is reached from v by the ground's arcs, where that is nearer; how many are queued."""
+    if distance >= search.distance[u]:
+        return n_queued
+    search.distance[u], search.former[u], search.via[u] = distance, v, -1
+    _push(search.queued_distance, search.queued, n_queued, distance, u)
+    return n_queued + 1
+
+
+@_compiled
+def _shift_all(sign, last, prices, search):
+    """Raise (or lower) the prices of all that are nearer than the last end; the ground's, which stays 0, by the others."""
+    ground = len(prices)
+    level = max(last - search.distance[ground], 0.0)
+    for v in range(ground):
+        reached, was = search.distance[v] <= last, prices[v]
+        rise = (last - search.distance[v] if reached else 0.0) - level
+        prices[v] += sign * rise
+        through = search.former[v] == ground if reached else False
+        if search.distance[ground] <= last and search.former[ground] == v:
+            through = True
+        if through or (was * prices[v] < 0 and abs(prices[v]) <= 1e-12 * abs(rise)):
+            prices[v] = 0.0  # but for rounding
+
+
+@_compiled
+def _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search):
+    """Move rows along all paths of the last search that do not share an arc; how many paths."""
+    ground, n_sent = len(prices), 0
+    for number in range(n_ends):
+        end = np.int64(ends[number])
+        if end == ground:
+            end = search.former[ground]
+            count = sizes.held[end] - sizes.lower[end] if sign > 0 else sizes.upper[end] - sizes.held[end]
+        else:
+            count = _misses(end, -sign, sizes, prices, 0.0)
+        n_hops, v = 0, end
+        while search.former[v] != v and search.former[v] != ground and count > 0:
+            arc = search.via[v]
+            if graph.n_ties[arc] < 0:
+                _look(arc, offers, graph)
+            if graph.n_ties[arc] < 1 or graph.top[arc] != search.top[v]:
+                count = 0.0
+            count = min(count, float(graph.n_ties[arc]))
+            search.path[n_hops] = arc
+            n_hops += 1
+            v = search.former[v]
+        if count > 0 and search.former[v] == v:
+            count = min(count, _misses(v, sign, sizes, prices, 0.0))
+        elif count > 0:
+            count = min(count, sizes.upper[v] - sizes.held[v] if sign > 0 else sizes.held[v] - sizes.lower[v])
+        if count >= 1 and n_hops > 0:
+            n_sent += _pass_on(n_hops, np.int64(count), offers, sizes, graph, search) > 0
+    return n_sent
 
 
 @_compiled
@@ -391,6 +519,12 @@ def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
         return _send_one(n_hops, sign, offers, sizes, slack, graph, search)
     spare, _ = _spare(end, sign, sizes, prices, 1.0, slack)
     count = min(np.int64(min(spare, _misses(origin, sign, sizes, prices, slack))), n_ties)
+    return _pass_on(n_hops, count, offers, sizes, graph, search) > 0
+
+
+@_compiled
+def _pass_on(n_hops, count, offers, sizes, graph, search):
+    """Move so many rows that tie along each arc of a path; how many came to its end."""
     for hop in range(n_hops):
         arc = search.path[hop]
         b = graph.target[arc]
@@ -401,16 +535,15 @@ def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
             row = graph.head[graph.source[arc]]
             while left > 0 and row >= 0:
                 after = graph.following[row]
-                if _key(row, b, offers) == top:
+                pair = _pair(offers.start[row], offers.start[row + 1], b, offers.cluster)
+                if pair >= 0 and (offers.cost[pair] - offers.cost[offers.at[row]]) / offers.weight[row] == top:
                     _move(row, b, offers, sizes, graph)
                     left -= 1
                 row = after
-            count -= (
-                left  # rows that came here may have left fewer that tie, by rounding: no more than came go on
-            )
+            count -= left  # rows that came here may have left fewer that tie, by rounding
         if hop + 1 < n_hops and graph.n_ties[search.path[hop + 1]] < 0:
             _look(search.path[hop + 1], offers, graph)
-    return count > 0
+    return count
 
 
 @_compiled
@@ -460,15 +593,19 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
     n_clusters = len(prices)
     graph = _graph(offers, n_clusters)
     search = _Search(
-        np.full(n_clusters, np.inf),
-        np.zeros(n_clusters, np.int64),
-        np.empty(n_clusters, np.int64),
-        np.zeros(n_clusters, np.bool_),
-        np.empty(len(graph.source) + 1, np.float64),
-        np.empty(len(graph.source) + 1, np.int64),
-        np.empty(n_clusters, np.int64),
+        np.full(n_clusters + 1, np.inf),
+        np.zeros(n_clusters + 1, np.int64),
+        np.zeros(n_clusters + 1, np.int64),
+        np.zeros(n_clusters + 1, np.float64),
+        np.empty(n_clusters + 1, np.int64),
+        np.zeros(n_clusters + 1, np.bool_),
+        np.empty(len(graph.source) + 3 * n_clusters + 1, np.float64),
+        np.empty(len(graph.source) + 3 * n_clusters + 1, np.int64),
+        np.empty(n_clusters + 1, np.int64),
+        np.zeros(1, np.int64),
     )
     before, known = prices.copy(), np.empty(n_clusters)
+    ends, is_stuck = np.empty(n_clusters + 1, np.int64), np.zeros(n_clusters, np.bool_)
     short = np.zeros((2, n_clusters))
     n_paths, n_before = 0, -1
     most = np.inf if unit else 20.0 * (len(offers.at) + n_clusters)
@@ -476,32 +613,82 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
         n_before = n_paths
         short[:] = 0.0
         for sign in (1, -1):
+            search.work[0], n_alone = 0, 0
+            is_stuck[:] = False
             for origin in range(n_clusters):
-                while _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
-                    end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
-                    _know(sign, prices, before, width, reach, known)
-                    side = 0 if sign > 0 else 1
-                    if _is_beyond(nearest, n_touched, margin, known, short[side], search):
-                        end, nearest = -1, _farthest(n_touched, known, search)
-                    for place in range(n_touched):
-                        v = search.touched[place]
-                        if search.is_settled[v]:
-                            _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
-                    if end == origin or (
-                        end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0
-                    ):
-                        prices[end] = 0.0  # it has come to 0, but for rounding
-                    moved = end == origin
-                    if end >= 0 and not moved:
-                        moved = _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit)
-                    for place in range(n_touched):
-                        v = search.touched[place]
-                        search.is_settled[v] = False
-                        search.distance[v] = np.inf
-                    if not moved:
-                        break
-                    n_paths += 1
+                while not is_stuck[origin] and _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
+                    if unit and n_alone > 0 and search.work[0] > len(graph.source):
+                        # a path takes so long that many together may be had for less
+                        n_paths += _serve_all(
+                            sign, search.work[0] / n_alone, offers, sizes, prices, before, width, reach, margin, known,
+                            short[0 if sign > 0 else 1], is_stuck, graph, search, ends,
+                        )  # fmt: skip
+                        search.work[0], n_alone = 0, 0
+                        continue
+                    n_alone += 1
+                    is_stuck[origin] = not _serve(
+                        origin, sign, offers, sizes, prices, before, width, reach, margin, slack, unit, known,
+                        short[0 if sign > 0 else 1], graph, search,
+                    )  # fmt: skip
+                    n_paths += not is_stuck[origin]
     return short, n_paths
+
+
+@_compiled
+def _serve_all(
+    sign, work_alone, offers, sizes, prices, before, width, reach, margin, known, short, is_stuck, graph, search, ends
+):
+    """Serve many clusters together, as long as a path takes less work than alone; how many paths were gone."""
+    n_paths, n_sent = 0, 1
+    search.work[0] = 0
+    while n_sent > 0 and search.work[0] <= n_sent * work_alone:
+        search.work[0] = 0
+        _know(sign, prices, before, width, reach, known)
+        n_ends, last, limit = _find_all(
+            sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends
+        )
+        n_sent = 0
+        if n_ends > 0:
+            _shift_all(sign, last, prices, search)
+            n_sent = _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search)
+        origin = np.int64(limit)
+        while limit >= 0 and origin < len(prices) and search.former[origin] != origin:
+            origin = search.former[origin]
+        search.distance[:], search.is_settled[:] = np.inf, False
+        if limit >= 0 and origin < len(prices) and _misses(origin, sign, sizes, prices, 0.0) > 0:
+            # it holds all others up
+            is_stuck[origin] = not _serve(
+                origin, sign, offers, sizes, prices, before, width, reach, margin, 0.0, True, known, short, graph, search
+            )
+            n_paths -= is_stuck[origin]
+            n_sent += 1
+        n_paths += n_sent
+    return n_paths
+
+
+@_compiled
+def _serve(
+    origin, sign, offers, sizes, prices, before, width, reach, margin, slack, unit, known, short, graph, search
+):
+    """Find one path from a cluster that misses something, move prices and rows; whether it was served."""
+    end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
+    _know(sign, prices, before, width, reach, known)
+    if _is_beyond(nearest, n_touched, margin, known, short, search):
+        end, nearest = -1, _farthest(n_touched, known, search)
+    for place in range(n_touched):
+        v = search.touched[place]
+        if search.is_settled[v]:
+            _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
+    if end == origin or (end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0):
+        prices[end] = 0.0  # it has come to 0, but for rounding
+    moved = end == origin
+    if end >= 0 and not moved:
+        moved = _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit)
+    for place in range(n_touched):
+        v = search.touched[place]
+        search.is_settled[v] = False
+        search.distance[v] = np.inf
+    return moved
 
 
 @_compiled

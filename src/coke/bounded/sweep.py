@@ -75,9 +75,10 @@ def sweep(
     parts: dict[int, list[Found]] = {}
     alone = threading.Lock()
     totals = []
+    new_look = costs.under(prices, block_rows)
 
     def begin() -> Callable[[tuple[int, Tensor]], None]:
-        look = costs.look(prices, block_rows)
+        look = new_look()
         total = np.zeros((2, 2))
         totals.append(total)
         add = None if sums is None else sums.adder(alone)
@@ -105,6 +106,7 @@ def sweep(
     label, n_offers, own = (
         np.concatenate([getattr(part, name) for part in found]) for name in ("label", "n_offers", "cost")
     )
+    costs.keep(own)
     n_changed = int((label != labels).sum())
     labels[:] = label
     weights = None if costs.size_weight is None else costs.size_weight.cpu().numpy()
