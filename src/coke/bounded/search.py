@@ -65,8 +65,8 @@ class _Graph(NamedTuple):
         top: float64, the least (c_ib - c_ia) / weight among rows of a that are offered to b.
         first: int32, the row that has it, the lowest of equals.
         n_ties: int32, how many rows have it; 0: none is left; -1: to be looked for again, and no less than ``top``.
-        next_out: int32, the next arc out of the same source.
-        first_in, n_in, first_out: [K] where arcs into a cluster and out of it begin.
+        out: int32, numbers of arcs, those out of a cluster side by side.
+        begin, n_in, n_out: [K], where those into a cluster begin, and in ``out`` those out of it, and how many there are.
         table: int32, arc numbers by hash of (source, target); empty where every arc has its place, b * K + a.
         head: int32 [K], the first row of each cluster; following, previous: int32 [M], the next ones.
     """
@@ -76,10 +76,10 @@ class _Graph(NamedTuple):
     top: Array
     first: Array
     n_ties: Array
-    next_out: Array
-    first_in: Array
+    out: Array
+    begin: Array
     n_in: Array
-    first_out: Array
+    n_out: Array
     table: Array
     head: Array
     following: Array
@@ -124,12 +124,12 @@ def _arc(a, b, graph):
         if graph.source[known] == a and graph.target[known] == b:
             return known
         place = (place + 1) & mask
-    made = graph.first_in[b] + graph.n_in[b]
+    made = graph.begin[b] + graph.n_in[b]
     graph.n_in[b] += 1
     graph.source[made], graph.target[made] = a, b
     graph.top[made], graph.n_ties[made] = np.inf, 0
-    graph.next_out[made] = graph.first_out[a]
-    graph.first_out[a] = made
+    graph.out[graph.begin[a] + graph.n_out[a]] = made
+    graph.n_out[a] += 1
     graph.table[place] = made
     return made
 
@@ -185,14 +185,14 @@ def _graph(offers, n_clusters):
     """Arcs, and the rows of each cluster."""
     n_rows, n_pairs = len(offers.at), len(offers.cluster)
     dense = n_pairs == n_rows * n_clusters
-    first_in, n_in = np.zeros(n_clusters, np.int64), np.zeros(n_clusters, np.int64)
+    begin, n_in = np.zeros(n_clusters, np.int64), np.zeros(n_clusters, np.int64)
     for row in range(n_rows):
         others = offers.start[row + 1] - offers.start[row] - 1
         for pair in range(offers.start[row], offers.start[row + 1]):
             n_in[offers.cluster[pair]] += others
     n_arcs = 0
     for k in range(n_clusters):
-        first_in[k] = n_arcs
+        begin[k] = n_arcs
         n_arcs += n_clusters if dense else min(n_in[k], n_clusters - 1)
         n_in[k] = n_clusters if dense else 0
     n_places = 0 if dense else 16
@@ -204,10 +204,10 @@ def _graph(offers, n_clusters):
         np.full(n_arcs, np.inf),
         np.empty(n_arcs, np.int32),
         np.zeros(n_arcs, np.int32),
-        np.full(n_arcs, -1, np.int32),
-        first_in,
+        np.empty(n_arcs, np.int32),
+        begin,
         n_in,
-        np.full(n_clusters, -1, np.int32),
+        n_in.copy(),
         np.full(n_places, -1, np.int32),
         np.full(n_clusters, -1, np.int32),
         np.empty(n_rows, np.int32),
@@ -217,8 +217,7 @@ def _graph(offers, n_clusters):
         for arc in range(n_arcs):
             a, b = arc % n_clusters, arc // n_clusters
             graph.source[arc], graph.target[arc] = a, b
-            graph.next_out[arc] = arc + n_clusters if b < n_clusters - 1 else -1
-            graph.first_out[a] = a
+            graph.out[a * n_clusters + b] = arc
     for row in range(n_rows - 1, -1, -1):
         at = offers.at[row]
         _join(row, offers.cluster[at], graph)
@@ -368,15 +367,12 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
 @_compiled
 def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched):
     """Look along all arcs of a cluster that was settled; how many are queued and touched then."""
-    source, target, top, n_ties, next_out = (
-        graph.source, graph.target, graph.top, graph.n_ties, graph.next_out
-    )  # fmt: skip
+    source, target, top, n_ties, out = graph.source, graph.target, graph.top, graph.n_ties, graph.out
     far, via, former, tops, is_settled = search.distance, search.via, search.former, search.top, search.is_settled
-    arc, stop, n_arcs = graph.first_in[v], graph.first_in[v] + graph.n_in[v], 0
-    if sign < 0:
-        arc, stop = np.int64(graph.first_out[v]), np.int64(-1)
-    while arc != stop:
-        n_arcs += 1
+    begin, n_arcs = graph.begin[v], graph.n_in[v] if sign > 0 else graph.n_out[v]
+    for arc in range(begin, begin + n_arcs):
+        if sign < 0:
+            arc = out[arc]
         if n_ties[arc] != 0:
             u = source[arc] if sign > 0 else target[arc]
             if not is_settled[u]:
@@ -392,7 +388,6 @@ def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued,
                     far[u], via[u], former[u], tops[u] = length, arc, v, top[arc]
                     _push(search.queued_distance, search.queued, n_queued, length, u)
                     n_queued += 1
-        arc = arc + 1 if sign > 0 else np.int64(next_out[arc])
     search.work[0] += n_arcs
     return n_queued, n_touched
 
