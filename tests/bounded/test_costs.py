@@ -97,9 +97,10 @@ def scores_of(costs: DistanceCosts, prices: np.ndarray) -> tuple[np.ndarray, np.
     weights, sizes = (torch.from_numpy(of(0, costs.n_rows)) for of in (costs.weights, costs.sizes))
     level = torch.from_numpy(prices - prices.mean())
     scaled = (costs.scale * weights).float()[:, None]
-    product = factors.float()[:, None] * (rough @ costs.columns)
+    product = factors.float()[:, None] * (rough @ costs.doubled.t())
     scores = scaled * costs.squares.float() - scaled * product - sizes.float()[:, None] * level.float()
-    errors = costs.errors(rough, factors, weights, sizes, float(level.abs().max()))
+    length, e = torch.linalg.vector_norm(rough, dim=1).double() * factors, costs.errors(float(level.abs().max()))
+    errors = costs.scale * weights * (e[0] * length + e[1]) + e[2] * sizes + e[3] * (1 + length)
     return scores.double().numpy(), errors.double().numpy()
 
 

@@ -104,13 +104,13 @@ def _squared_distance(rows, i, factor, centers, k):
 
 
 @_reordered
-def _least(scores, at, groups, row_scale, product_scale, price_scale, least, i):
+def _least(scores, at, square, level, row_scale, product_scale, price_scale, least, i):
     """The least reduced cost in each group, and of all. Groups lie across the columns: minima are taken side by side."""
     n_groups = least.shape[1]
     for place in range(GROUP):
         for group in range(n_groups):
             k = place * n_groups + group
-            value = row_scale * groups.square[k] - product_scale * scores[at, k] - price_scale * groups.level[k]
+            value = row_scale * square[k] - product_scale * scores[at, k] - price_scale * level[k]
             least[i, group] = value if place == 0 or value < least[i, group] else least[i, group]
     lowest = np.full(16, np.float32(np.inf))
     for first in range(0, n_groups - 15, 16):
@@ -148,11 +148,10 @@ def _look(rows, i, group, centers, offset, product_scale, scores, least):
 
 
 @_reordered
-def _fall(seen, i, former, error):
+def _fall(least, fall, stride, distance, i, former, error):
     """Let what is known of a row's groups fall by as much as their clusters may have come nearer."""
-    distance = seen.distance[i]
-    for group in range(seen.least.shape[1]):
-        seen.least[i, group] += seen.fall[former, group] - distance * seen.stride[group] - 2 * error
+    for group in range(least.shape[1]):
+        least[i, group] += fall[former, group] - distance * stride[group] - 2 * error
 
 
 @_compiled
@@ -176,65 +175,63 @@ def _error(rows, i, factor, own_scale, size, errors):
 
 
 @_compiled
-def _in_order(first, end, found):
+def _in_order(first, end, clusters, offers):
     """Sort what is listed of a row by its clusters: few as a rule, and in order already where all are."""
     if end - first > 64:
-        order = np.argsort(found.cluster[first:end])
-        found.cluster[first:end] = found.cluster[first:end][order]
-        found.offer[first:end] = found.offer[first:end][order]
+        order = np.argsort(clusters[first:end])
+        clusters[first:end] = clusters[first:end][order]
+        offers[first:end] = offers[first:end][order]
         return
     for place in range(first + 1, end):
-        cluster, offer = found.cluster[place], found.offer[place]
-        while place > first and found.cluster[place - 1] > cluster:
-            found.cluster[place], found.offer[place] = found.cluster[place - 1], found.offer[place - 1]
+        cluster, offer = clusters[place], offers[place]
+        while place > first and clusters[place - 1] > cluster:
+            clusters[place], offers[place] = clusters[place - 1], offers[place - 1]
             place -= 1
-        found.cluster[place], found.offer[place] = cluster, offer
+        clusters[place], offers[place] = cluster, offer
 
 
 @_compiled
-def _best(i, first, end, weight, prices, found):
+def _best(former, first, end, weight, prices, clusters, offers):
     """Which of the exact costs listed for a row is the best: of equals the cluster it is in, else the lowest."""
     best, chosen = np.inf, -1
     for place in range(first, end):
-        reduced = found.offer[place] - weight * prices[found.cluster[place]]
-        if reduced < best or (reduced == best and found.cluster[place] == found.label[i]):
+        reduced = offers[place] - weight * prices[clusters[place]]
+        if reduced < best or (reduced == best and clusters[place] == former):
             best, chosen = reduced, place
     return chosen
 
 
 @_compiled
-def _keep(i, first, end, chosen, weight, prices, widths, reaches, found):
-    """Write what is known of a row, and keep of its exact costs what is on offer: the end of those that are listed."""
-    cluster, cost = found.cluster[chosen], found.offer[chosen]
-    bar = cost - weight * prices[cluster] + weight * reaches[cluster]
+def _keep(first, end, chosen, weight, prices, widths, reach, clusters, offers):
+    """Keep of a row's exact costs what is on offer: the end of those that are listed."""
+    bar = offers[chosen] - weight * prices[clusters[chosen]] + weight * reach
     kept = first
     for place in range(first, end):
-        k = found.cluster[place]
-        if found.offer[place] - weight * prices[k] <= bar + weight * widths[k]:
-            found.cluster[kept], found.offer[kept] = k, found.offer[place]
+        k = clusters[place]
+        if offers[place] - weight * prices[k] <= bar + weight * widths[k]:
+            clusters[kept], offers[kept] = k, offers[place]
             kept += 1
-    listed = kept > first + 1 and weight > 0
-    found.label[i], found.cost[i] = cluster, cost
-    found.n_offers[i] = kept - first if listed else 0
-    return kept if listed else first
+    return kept if kept > first + 1 and weight > 0 else first
 
 
 @_compiled
-def _list(bar, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near, first, found):
+def _list(
+    bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale, product_scale,
+    price_scale, n_near, near, first, clusters, offers,
+):  # fmt: skip
     """List all clusters of a row whose score, less their width, may be below ``bar``, with exact costs."""
-    end, n_groups, (row_scale, product_scale, price_scale) = first, len(groups.widest), scales
+    end, n_groups = first, len(order) // GROUP
     for number in range(n_near):
         group = near[number]
         for place in range(GROUP):
             k = place * n_groups + group
             score = scores[group, place] if again else scores[i, k]
-            value = row_scale * groups.square[k] - product_scale * score - price_scale * groups.level[k]
-            cluster = groups.order[k]
-            if cluster >= 0 and not (value - price_scale * groups.width[k] > bar):
-                found.cluster[end] = cluster
-                found.offer[end] = own_scale * _squared_distance(rows, i, factor, centers, cluster)
+            value = row_scale * square[k] - product_scale * score - price_scale * level[k]
+            if order[k] >= 0 and not (value - price_scale * width[k] > bar):
+                clusters[end] = order[k]
+                offers[end] = own_scale * _squared_distance(rows, i, factor, centers, order[k])
                 end += 1
-    _in_order(first, end, found)
+    _in_order(first, end, clusters, offers)
     return end
 
 
@@ -267,25 +264,27 @@ def offers_by_distance(scores, block, centers, scale, errors, groups, prices, wi
         was looked at again that products of whole blocks are faster; and how many groups were looked at.
     """
     n_clusters, n_groups, n_listed, n_looked = len(centers), len(groups.widest), 0, 0
-    near, kept = np.empty(n_groups + 1, np.int32), len(seen.least) > 1
-    rows, rough, least, widest, beside = block.exact, block.rough, seen.least, groups.widest, groups.centers
+    rows, rough, factors, costs, sizes = block
+    order, group_of, square, level, width, widest, beside = groups
+    least, fall, stride, distance = seen
+    label, former_cost, cost, n_offers, clusters, offers = found
+    near, kept = np.empty(n_groups + 1, np.int32), len(least) > 1
     offset = np.empty((n_groups, GROUP), np.float32)
     for k in range(GROUP * n_groups if again else 0):
-        offset[k % n_groups, k // n_groups] = np.float32(scale) * groups.square[k] - groups.level[k]
+        offset[k % n_groups, k // n_groups] = np.float32(scale) * square[k] - level[k]
     for i in range(len(rows)):
         if again and i == TRIED_ROWS and is_too_much(n_looked, i, n_groups):
             return n_listed, i, n_looked
-        if n_listed + n_clusters > len(found.cluster):
+        if n_listed + n_clusters > len(clusters):
             return n_listed, i, n_looked
-        own_scale, factor, size = scale * block.costs[i], block.factors[i], block.sizes[i]
+        own_scale, factor, size = scale * costs[i], factors[i], sizes[i]
         price_scale, error = np.float32(size), _error(rough, i, factor, own_scale, size, errors)
         row_scale = np.float32(own_scale)
         product_scale = row_scale * np.float32(factor)
-        scales = row_scale, product_scale, price_scale
-        place, former = i if kept else 0, found.label[i]
+        at, former = i if kept else 0, label[i]
         if again:
-            _fall(seen, i, former, error)
-            own = groups.group[former]
+            _fall(least, fall, stride, distance[i], i, former, error)
+            own = group_of[former]
             bar = _look(rough, i, own, beside, offset, product_scale, scores, least) + 2 * error
             n_near, n_left = _near(bar, i, price_scale, widest, least, near), 0
             for number in range(n_near):
@@ -298,46 +297,54 @@ def offers_by_distance(scores, block, centers, scale, errors, groups, prices, wi
                 n_left += least[i, group] - widest[group] <= bar
             n_near = n_left
         else:
-            bar = _least(scores, i, groups, *scales, least, place) + 2 * error
-            n_near = _near(bar, place, price_scale, widest, least, near)
+            bar = 2 * error + _least(
+                scores, i, square, level, row_scale, product_scale, price_scale, least, at
+            )
+            n_near = _near(bar, at, price_scale, widest, least, near)
         end = _list(
-            bar, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near, n_listed, found
-        )
-        chosen = _best(i, n_listed, end, size, prices, found)
-        reach = price_scale * np.float32(reaches[found.cluster[chosen]])
+            bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale,
+            product_scale, price_scale, n_near, near, n_listed, clusters, offers,
+        )  # fmt: skip
+        chosen = _best(former, n_listed, end, size, prices, clusters, offers)
+        reach = reaches[clusters[chosen]]
         if reach > 0:
-            n_near = _near(bar + reach, place, price_scale, widest, least, near)
-            if again:
-                for number in range(n_near):
-                    n_looked += 1
-                    _look(rough, i, near[number], beside, offset, product_scale, scores, least)
+            bar += price_scale * np.float32(reach)
+            n_near = _near(bar, at, price_scale, widest, least, near)
+            for number in range(n_near if again else 0):
+                n_looked += 1
+                _look(rough, i, near[number], beside, offset, product_scale, scores, least)
             end = _list(
-                bar + reach, scores, again, rows, i, factor, centers, own_scale, scales, groups, n_near, near,
-                n_listed, found,
+                bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale,
+                product_scale, price_scale, n_near, near, n_listed, clusters, offers,
             )  # fmt: skip
-            chosen = _best(i, n_listed, end, size, prices, found)
-        found.former_cost[i] = found.offer[chosen]
-        if former >= 0 and former != found.cluster[chosen]:
-            found.former_cost[i] = own_scale * _squared_distance(rows, i, factor, centers, former)
-        n_listed = _keep(i, n_listed, end, chosen, size, prices, widths, reaches, found)
+            chosen = _best(former, n_listed, end, size, prices, clusters, offers)
+        label[i], cost[i], former_cost[i] = clusters[chosen], offers[chosen], offers[chosen]
+        if former >= 0 and former != label[i]:
+            former_cost[i] = own_scale * _squared_distance(rows, i, factor, centers, former)
+        end = _keep(n_listed, end, chosen, size, prices, widths, reaches[label[i]], clusters, offers)
+        n_offers[i], n_listed = end - n_listed, end
     return n_listed, len(rows), n_looked
 
 
 @_compiled
-def offers_by_cost(cost, prices, widths, reaches, sizes, found):
+def offers_by_cost(costs, prices, widths, reaches, sizes, found):
     """As `offers_by_distance`, for costs float64 [b, K] that are given."""
-    n_clusters = len(prices)
-    n_listed = 0
-    for i in range(len(cost)):
-        if n_listed + n_clusters > len(found.cluster):
+    n_clusters, n_listed = len(prices), 0
+    label, former_cost, cost, n_offers, clusters, offers = found
+    for i in range(len(costs)):
+        end = n_listed + n_clusters
+        if end > len(clusters):
             return n_listed, i
         for k in range(n_clusters):
-            found.cluster[n_listed + k], found.offer[n_listed + k] = k, cost[i, k]
-        chosen = _best(i, n_listed, n_listed + n_clusters, sizes[i], prices, found)
-        former = found.label[i]
-        found.former_cost[i] = cost[i, former] if former >= 0 else found.offer[chosen]
-        n_listed = _keep(i, n_listed, n_listed + n_clusters, chosen, sizes[i], prices, widths, reaches, found)
-    return n_listed, len(cost)
+            clusters[n_listed + k], offers[n_listed + k] = k, costs[i, k]
+        former = label[i]
+        chosen = _best(former, n_listed, end, sizes[i], prices, clusters, offers)
+        label[i], cost[i], former_cost[i] = clusters[chosen], offers[chosen], offers[chosen]
+        if former >= 0:
+            former_cost[i] = costs[i, former]
+        end = _keep(n_listed, end, chosen, sizes[i], prices, widths, reaches[label[i]], clusters, offers)
+        n_offers[i], n_listed = end - n_listed, end
+    return n_listed, len(costs)
 
 
 @_compiled
