@@ -289,7 +289,7 @@ def on_both_paths(costs: DistanceCosts, prices: Prices, former: np.ndarray) -> l
     """What the kernels find, and what torch finds as it would on a device."""
     rows = next(costs.vectors.blocks(costs.n_rows))[1]
     both = []
-    for look in (costs.look(prices, costs.n_rows), _DistancesElsewhere(costs, prices, costs.n_rows)):
+    for look in (costs.under(prices, costs.n_rows)(), _DistancesElsewhere(costs, prices)):
         parts = list(look.offers(0, rows, former))
         both.append(Found(*(np.concatenate(values) for values in zip(*parts, strict=True))))
     return both

@@ -27,7 +27,10 @@ from coke.vectors import Vectors
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 _UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
-_CPU_PAIRS, _DEVICE_PAIRS = 2**20, 2**27  # scores of a part: what a cache holds; of a block: what a device is busy with
+_CPU_PAIRS, _DEVICE_PAIRS = (
+    2**20,
+    2**27,
+)  # scores of a part: what a cache holds; of a block: what a device is busy with
 _CPU_PARTS = 4  # of a block
 _DEVICE_VALUES = 2**26  # float64 values that exact costs take at a time on a device
 
@@ -167,7 +170,8 @@ class DistanceCosts(Costs):
         centers = np.zeros((len(order), self.doubled.shape[1]), np.float32)
         centers[present] = self.doubled.numpy()[order[present]]
         beside = np.ascontiguousarray(centers.reshape(GROUP, -1, centers.shape[1]).swapaxes(0, 1))
-        return Groups(order, group, *columns, columns[2].reshape(GROUP, -1).max(0), beside)
+        square, flat, width = columns
+        return Groups(order, group, square, flat, width, width.reshape(GROUP, -1).max(0), beside)
 
     def keep(self, own: Array) -> None:
         """See `Costs`."""
@@ -181,7 +185,9 @@ class DistanceCosts(Costs):
         rows = rows * self.factors(rows)[:, None]
         rows = rows if self.shift is None else rows - self.shift
         cost = self.scale * torch.cdist(rows.float(), self.doubled / 2).square_().cpu().numpy()
-        return cost * np.float32(self.weights(0, self.n_rows)[chosen, None]), self.sizes(0, self.n_rows)[chosen]
+        return cost * np.float32(self.weights(0, self.n_rows)[chosen, None]), self.sizes(0, self.n_rows)[
+            chosen
+        ]
 
     def weights(self, start: int, count: int) -> Array:
         """What costs of rows ``start`` ... are multiplied by: float64 [count]."""
@@ -247,7 +253,11 @@ class _DistancesHere(Look):
                 costs.scale, self.errors, self.groups, *self.prices, self._known(start + part.start, start + part.stop),
                 again, found,
             )  # fmt: skip
-            if again and n_rows < len(left.rough) and kernels.is_too_much(n_looked, n_rows, len(self.groups.widest)):
+            if (
+                again
+                and n_rows < len(left.rough)
+                and kernels.is_too_much(n_looked, n_rows, len(self.groups.widest))
+            ):
                 again, stop = False, done + n_rows
             yield _used(found, n_listed, n_rows)
             done += n_rows
@@ -255,7 +265,9 @@ class _DistancesHere(Look):
     def _known(self, start: int, stop: int) -> Known:
         """What is known of some rows: a buffer of one, where nothing is kept."""
         if self.known is not None:
-            return self.known._replace(least=self.known.least[start:stop], distance=self.known.distance[start:stop])
+            return self.known._replace(
+                least=self.known.least[start:stop], distance=self.known.distance[start:stop]
+            )
         if self.costs.seen is not None:
             return self.nothing._replace(least=self.costs.seen.least[start:stop])
         return self.nothing
@@ -264,7 +276,7 @@ class _DistancesHere(Look):
 class _DistancesElsewhere(Look):
     """By torch, on the rows' device; what is found comes to this one."""
 
-    def __init__(self, costs: DistanceCosts, prices: Prices, block_rows: int) -> None:
+    def __init__(self, costs: DistanceCosts, prices: Prices) -> None:
         self.costs = costs
         self.prices = Prices(*(torch.from_numpy(values).to(costs.device) for values in prices))
         self.errors = costs.errors(float(np.abs(prices.value - prices.value.mean()).max()))

@@ -105,7 +105,7 @@ def _squared_distance(rows, i, factor, centers, k):
 
 @_reordered
 def _least(scores, at, square, level, row_scale, product_scale, price_scale, least, i):
-    """The least reduced cost in each group, and of all. Groups lie across the columns: minima are taken side by side."""
+    """The least reduced cost in each group, and of all; groups lie across, so that minima are taken side by side."""
     n_groups = least.shape[1]
     for place in range(GROUP):
         for group in range(n_groups):
@@ -140,7 +140,16 @@ def _look(rows, i, group, centers, offset, product_scale, scores, least):
         p6 += value * center[6, d]
         p7 += value * center[7, d]
     score, first, low = scores[group], offset[group], np.float32(np.inf)
-    score[0], score[1], score[2], score[3], score[4], score[5], score[6], score[7] = p0, p1, p2, p3, p4, p5, p6, p7
+    score[0], score[1], score[2], score[3], score[4], score[5], score[6], score[7] = (
+        p0,
+        p1,
+        p2,
+        p3,
+        p4,
+        p5,
+        p6,
+        p7,
+    )
     for place in range(GROUP):
         low = min(low, first[place] - product_scale * score[place])
     least[i, group] = low
@@ -171,7 +180,9 @@ def _error(rows, i, factor, own_scale, size, errors):
     for d in range(rows.shape[1]):
         total += rows[i, d] * rows[i, d]
     length = np.sqrt(np.float64(total)) * factor
-    return np.float32(own_scale * (errors[0] * length + errors[1]) + errors[2] * size + errors[3] * (1 + length))
+    return np.float32(
+        own_scale * (errors[0] * length + errors[1]) + errors[2] * size + errors[3] * (1 + length)
+    )
 
 
 @_compiled
@@ -242,7 +253,9 @@ def is_too_much(n_looked, n_rows, n_groups):
 
 
 @_compiled
-def offers_by_distance(scores, block, centers, scale, errors, groups, prices, widths, reaches, seen, again, found):
+def offers_by_distance(
+    scores, block, centers, scale, errors, groups, prices, widths, reaches, seen, again, found
+):
     """Offers of a block's rows by squared distance.
 
     Args:

@@ -56,13 +56,13 @@ class Sample:
 
     def costs(self, centers: Tensor, step: int = 1) -> Costs:
         """Costs of every ``step``-th row for centers [K, D], on the CPU."""
-        here = [
+        weight, size = (
             None if values is None else values[::step].cpu()
             for values in (self.sample_weight, self.size_weight)
-        ]
+        )
         rows = ArrayVectors(self.rows[::step].cpu().numpy())
         shift = None if self.shift is None else self.shift.cpu()
-        return DistanceCosts(rows, centers.cpu(), self.metric, shift, *here)
+        return DistanceCosts(rows, centers.cpu(), self.metric, shift, weight, size)
 
     def prices(self, centers: Tensor, bounds: SizeBounds, value: Array | None) -> Prices:
         """Prices that nearly fit all rows; ``value`` [K] to begin with."""
@@ -94,7 +94,9 @@ def fitting_prices(
         return prices
     usual = first_prices(costs, prices.value)
     most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
-    return Prices(prices.value, np.clip(prices.width, usual.width, most), np.clip(prices.reach, usual.reach, most))
+    return Prices(
+        prices.value, np.clip(prices.width, usual.width, most), np.clip(prices.reach, usual.reach, most)
+    )
 
 
 def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Prices:
@@ -115,16 +117,21 @@ def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Pric
 
 
 def first_prices(costs: Costs, value: Array) -> Prices:
-    """Prices with widths under which a cluster is offered about twice as many rows as an equal share."""
+    """Prices with widths under which a cluster is offered as many rows from elsewhere as an equal share holds.
+
+    Rows of a cluster that has too many are offered as widely as half of that.
+    """
     n_clusters = costs.n_clusters
     reduced, sizes = costs.some(max(_DENSE_PAIRS // n_clusters, 16))
-    reduced -= (sizes[:, None] * value).astype(reduced.dtype)
+    reduced = reduced - (sizes[:, None] * value).astype(reduced.dtype)
     reduced -= reduced.min(1, keepdims=True)
     lead = np.ascontiguousarray((reduced / np.maximum(sizes, 1e-300)[:, None].astype(reduced.dtype)).T)
     lead[lead == 0] = np.inf  # rows that are there already
-    rank = min(max(lead.shape[1] // n_clusters, 1), lead.shape[1] - 1)
+    rank = min(lead.shape[1] // n_clusters, lead.shape[1] - 1)
     width = np.partition(lead, rank, axis=1)[:, rank].astype(np.float64)
-    return Prices(value, width, 0.5 * width)
+    most = np.max(width, initial=0.0, where=np.isfinite(width))
+    width[~np.isfinite(width)] = most  # fewer rows are elsewhere
+    return Prices(value, width, width / 2)
 
 
 def stored(rows: Tensor, metric: str) -> Tensor:

@@ -66,7 +66,7 @@ class _Graph(NamedTuple):
         first: int32, the row that has it, the lowest of equals.
         n_ties: int32, how many rows have it; 0: none is left; -1: to be looked for again, and no less than ``top``.
         out: int32, numbers of arcs, those out of a cluster side by side.
-        begin, n_in, n_out: [K], where those into a cluster begin, and in ``out`` those out of it, and how many there are.
+        begin, n_in, n_out: [K], where arcs into a cluster begin, and in ``out`` those out of it; how many there are.
         table: int32, arc numbers by hash of (source, target); empty where every arc has its place, b * K + a.
         head: int32 [K], the first row of each cluster; following, previous: int32 [M], the next ones.
     """
@@ -368,7 +368,13 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
 def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched):
     """Look along all arcs of a cluster that was settled; how many are queued and touched then."""
     source, target, top, n_ties, out = graph.source, graph.target, graph.top, graph.n_ties, graph.out
-    far, via, former, tops, is_settled = search.distance, search.via, search.former, search.top, search.is_settled
+    far, via, former, tops, is_settled = (
+        search.distance,
+        search.via,
+        search.former,
+        search.top,
+        search.is_settled,
+    )
     begin, n_arcs = graph.begin[v], graph.n_in[v] if sign > 0 else graph.n_out[v]
     for arc in range(begin, begin + n_arcs):
         if sign < 0:
@@ -397,8 +403,8 @@ def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, searc
     """As `_find`, from all clusters that miss something together, and on through the ground, which here is a node.
 
     Goes on while those that were reached have less to give than is missed: as far as prices that move along raise the
-    lower bound. Returns how many ends there are, the distance of the last, and the cluster (or -1) whose offers are known
-    no further; ``ends`` are ends and the ground.
+    lower bound. Returns how many ends there are, the distance of the last, and the cluster (or -1) whose offers are not
+    known any further; ``ends`` are ends and the ground.
     """
     ground, n_queued, n_ends, found, missed, spare = len(prices), 0, 0, 0.0, 0.0, 0.0
     for k in range(ground):
@@ -420,7 +426,11 @@ def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, searc
             continue
         search.is_settled[v] = True
         if v == ground:
-            ends[n_ends], last, missed = v, distance, spare  # it gives what is missed, and takes what is too much
+            ends[n_ends], last, missed = (
+                v,
+                distance,
+                spare,
+            )  # it gives what is missed, and takes what is too much
             n_ends += 1
             for u in range(ground):
                 search.work[0] += 1
@@ -436,9 +446,9 @@ def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, searc
             n_ends += 1
             found += gives
         room = sizes.held[v] - sizes.lower[v] if sign > 0 else sizes.upper[v] - sizes.held[v]
-        if room >= 0 and sign * prices[v] <= 0 and not search.is_settled[ground]:
-            if room > 0 or search.former[v] == v:
-                n_queued = _queue(ground, v, distance - sign * prices[v], n_queued, search)
+        is_open = room > 0 or (room == 0 and search.former[v] == v)
+        if is_open and sign * prices[v] <= 0 and not search.is_settled[ground]:
+            n_queued = _queue(ground, v, distance - sign * prices[v], n_queued, search)
         n_queued, _ = _expand(v, distance, np.inf, sign, offers, prices, graph, search, n_queued, 0)
     return n_ends, last, -1
 
@@ -455,7 +465,7 @@ def _queue(u, v, distance, n_queued, search):
 
 @_compiled
 def _shift_all(sign, last, prices, search):
-    """Raise (or lower) the prices of all that are nearer than the last end; the ground's, which stays 0, by the others."""
+    """Raise (or lower) prices of all that are nearer than the last end; the ground's, which stays 0, by the others'."""
     ground = len(prices)
     level = max(last - search.distance[ground], 0.0)
     for v in range(ground):
@@ -531,7 +541,10 @@ def _pass_on(n_hops, count, offers, sizes, graph, search):
             while left > 0 and row >= 0:
                 after = graph.following[row]
                 pair = _pair(offers.start[row], offers.start[row + 1], b, offers.cluster)
-                if pair >= 0 and (offers.cost[pair] - offers.cost[offers.at[row]]) / offers.weight[row] == top:
+                if (
+                    pair >= 0
+                    and (offers.cost[pair] - offers.cost[offers.at[row]]) / offers.weight[row] == top
+                ):
                     _move(row, b, offers, sizes, graph)
                     left -= 1
                 row = after
@@ -611,7 +624,11 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
             search.work[0], n_alone = 0, 0
             is_stuck[:] = False
             for origin in range(n_clusters):
-                while not is_stuck[origin] and _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
+                while (
+                    not is_stuck[origin]
+                    and _misses(origin, sign, sizes, prices, slack) > 0
+                    and n_paths < most
+                ):
                     if unit and n_alone > 0 and search.work[0] > len(graph.source):
                         # a path takes so long that many together may be had for less
                         n_paths += _serve_all(
@@ -631,7 +648,21 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
 
 @_compiled
 def _serve_all(
-    sign, work_alone, offers, sizes, prices, before, width, reach, margin, known, short, is_stuck, graph, search, ends
+    sign,
+    work_alone,
+    offers,
+    sizes,
+    prices,
+    before,
+    width,
+    reach,
+    margin,
+    known,
+    short,
+    is_stuck,
+    graph,
+    search,
+    ends,
 ):
     """Serve many clusters together, as long as a path takes less work than alone; how many paths were gone."""
     n_paths, n_sent = 0, 1
@@ -653,7 +684,21 @@ def _serve_all(
         if limit >= 0 and origin < len(prices) and _misses(origin, sign, sizes, prices, 0.0) > 0:
             # it holds all others up
             is_stuck[origin] = not _serve(
-                origin, sign, offers, sizes, prices, before, width, reach, margin, 0.0, True, known, short, graph, search
+                origin,
+                sign,
+                offers,
+                sizes,
+                prices,
+                before,
+                width,
+                reach,
+                margin,
+                0.0,
+                True,
+                known,
+                short,
+                graph,
+                search,
             )
             n_paths -= is_stuck[origin]
             n_sent += 1
@@ -663,7 +708,21 @@ def _serve_all(
 
 @_compiled
 def _serve(
-    origin, sign, offers, sizes, prices, before, width, reach, margin, slack, unit, known, short, graph, search
+    origin,
+    sign,
+    offers,
+    sizes,
+    prices,
+    before,
+    width,
+    reach,
+    margin,
+    slack,
+    unit,
+    known,
+    short,
+    graph,
+    search,
 ):
     """Find one path from a cluster that misses something, move prices and rows; whether it was served."""
     end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
@@ -674,7 +733,9 @@ def _serve(
         v = search.touched[place]
         if search.is_settled[v]:
             _shift(v, v == origin, sign, nearest - search.distance[v], sizes, prices)
-    if end == origin or (end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0):
+    if end == origin or (
+        end >= 0 and sign * prices[end] < 0 and _misses(end, -sign, sizes, prices, slack) <= 0
+    ):
         prices[end] = 0.0  # it has come to 0, but for rounding
     moved = end == origin
     if end >= 0 and not moved:

@@ -15,13 +15,15 @@ Legend: N rows, D features, K clusters, G groups.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from coke.bounded.kernels import GROUP, Array, Known
 
 _MOST_BYTES = 2**29
-_FEWEST_CLUSTERS, _FEWEST_ROWS = 8 * GROUP, 8  # rows for each cluster: what is known has to be told of each pair of them
+_FEWEST_CLUSTERS, _FEWEST_ROWS = (
+    8 * GROUP,
+    8,
+)  # rows for each cluster: what is known has to be told of each pair of them
 
 
 class Seen:
@@ -75,7 +77,12 @@ class Seen:
             fall[:, present] = (change - (2 * scale) * (former @ step.T))[:, clusters]
         fall = fall.reshape(len(now), GROUP, -1).min(1)
         widest = stride.reshape(GROUP, -1).max(0).astype(np.float32)
-        return Known(self.least, fall - np.abs(fall) * np.float32(2.0**-21), widest, np.sqrt(own / scale).astype(np.float32))
+        return Known(
+            self.least,
+            fall - np.abs(fall) * np.float32(2.0**-21),
+            widest,
+            np.sqrt(own / scale).astype(np.float32),
+        )
 
     def keep(self, own: Array) -> None:
         """What each row costs, float64 [N], under the centers of the last sweep; it may still be written to."""
@@ -114,6 +121,3 @@ def ungrouped(n_clusters: int) -> Array:
     order = np.full(GROUP * n_groups, -1, np.int32)
     order[:n_clusters] = np.arange(n_clusters)
     return order
-
-
-__all__ = ["Seen", "grouped", "ungrouped"]
