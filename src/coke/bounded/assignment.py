@@ -177,7 +177,7 @@ def needed(moved: Array) -> tuple[Array, Array]:
 def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Prices) -> Prices:
     """The new prices, with what offers should have had, and more where a search got lost."""
     wide = [
-        np.maximum(np.where(missing > 0, np.maximum(now + 1.5 * missing, plenty), now), 1.5 * need)
+        np.maximum(np.where(missing > 0, np.clip(now + 1.5 * missing, plenty, 2 * np.maximum(now, plenty)), now), 1.5 * need)
         for need, missing, now, plenty in zip(needed(moved), short, prices[1:], usual[1:], strict=True)
     ]
     return Prices(value, *wide)
