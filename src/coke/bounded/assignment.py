@@ -124,7 +124,8 @@ def assign_within(
             former_cost, n_off = swept.former_cost, _off(swept.held, lower, upper)
         first_at, value = swept.offers.at.copy(), prices.value.copy()
         sizes = Sizes(swept.held.copy(), lower, upper)
-        margin = max(float(np.median(prices.width)), costs.magnitude * 2.0**-16) * 2.0 ** (n_sweeps - 1)
+        scale = max(costs.magnitude, float(np.ptp(prices.value)))
+        margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
         offered = (*prices[1:], margin)
         short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
         if (
@@ -175,11 +176,12 @@ def needed(moved: Array) -> tuple[Array, Array]:
 
 
 def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Prices) -> Prices:
-    """The new prices, with what offers should have had, and more where a search got lost."""
-    wide = [
-        np.maximum(np.where(missing > 0, np.clip(now + 1.5 * missing, plenty, 2 * np.maximum(now, plenty)), now), 1.5 * need)
-        for need, missing, now, plenty in zip(needed(moved), short, prices[1:], usual[1:], strict=True)
-    ]
+    """The new prices, with what offers should have had; where a search got lost at most twice of what they had."""
+    wide = []
+    for need, missing, now, plenty in zip(needed(moved), short, prices[1:], usual[1:], strict=True):
+        most = 2 * np.maximum(now, np.maximum(plenty, np.median(plenty)))
+        more = np.minimum(now + 1.5 * missing, np.where(most > 0, most, np.inf))
+        wide.append(np.maximum(np.where(missing > 0, np.maximum(more, plenty), now), 1.5 * need))
     return Prices(value, *wide)
 
 

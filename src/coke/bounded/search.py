@@ -777,13 +777,15 @@ def _is_beyond(nearest, n_touched, margin, known, short, search):
     for place in range(n_touched):
         v = search.touched[place]
         if search.is_settled[v]:
-            missing = margin if nearest == np.inf else nearest - search.distance[v] - known[v]
+            missing = max(margin, 5e-324) if nearest == np.inf else nearest - search.distance[v] - known[v]
             beyond |= missing > margin or nearest == np.inf
     if beyond:
         for place in range(n_touched):
             v = search.touched[place]
             if search.is_settled[v]:
-                missing = margin if nearest == np.inf else nearest - search.distance[v] - known[v]
+                missing = (
+                    max(margin, 5e-324) if nearest == np.inf else nearest - search.distance[v] - known[v]
+                )
                 if known[v] < np.inf:
                     short[v] = max(short[v], missing)
     return beyond
