@@ -102,16 +102,17 @@ def test_first_widths_offer_a_cluster_a_share_of_rows_from_elsewhere(
     seed: int, n_clusters: int, sized: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    costs = random.random((400, n_clusters))
-    size = torch.from_numpy(random.random(400) + 0.1) if sized else None
+    n_rows = max(16 * n_clusters, 32)  # as many as are looked at
+    costs = random.random((n_rows, n_clusters))
+    size = torch.from_numpy(random.random(n_rows) + 0.1) if sized else None
     value = random.normal(size=n_clusters)
     prices = first_prices(MatrixCosts(torch.from_numpy(costs), size), value)
     assert (prices.value == value).all()
-    weight = np.ones((400, 1)) if size is None else size.numpy()[:, None]
+    weight = np.ones((n_rows, 1)) if size is None else size.numpy()[:, None]
     lead = costs / weight - value
     lead = lead - lead.min(1, keepdims=True)
     lead[lead == 0] = np.inf  # what is there already is no offer, however large the cluster
-    share = 400 // n_clusters
+    share = n_rows // n_clusters
     for k in range(n_clusters):
         if np.isfinite(lead[:, k]).sum() > share:
             assert (

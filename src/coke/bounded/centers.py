@@ -81,22 +81,31 @@ class CenterSums:
         sums, weights = np.zeros(self.sums.shape), np.zeros(len(self.sums))
         with alone:
             self._parts.append((sums, weights))
-        shift = np.zeros(sums.shape[1] // 2) if self.shift is None else self.shift.numpy()
 
         def add(start: int, rows: Tensor, former: Array, now: Array) -> None:
-            exact = as_floats(rows)
-            own = (
-                np.ones(len(rows)) if self.weight is None else self.weight[start : start + len(rows)].numpy()
-            )
-            factors = self._factors(exact).numpy()
-            add_changed(
-                exact.numpy(), factors, shift, own, self.grids, self.weight_grid, former, now, sums, weights
-            )
+            own = self._weights_of(slice(start, start + len(rows)))
+            self._add(rows, own, former, now, sums, weights)
 
         return add
 
+    def _weights_of(self, rows: slice | Array) -> Array | None:
+        return None if self.weight is None else self.weight[rows].numpy()
+
+    def _add(
+        self, rows: Tensor, own: Array | None, former: Array, now: Array, sums: Array, weights: Array
+    ) -> None:
+        exact = as_floats(rows).contiguous()
+        shift = np.zeros(sums.shape[1] // 2) if self.shift is None else self.shift.numpy()
+        add_changed(
+            exact.numpy(), self._factors(exact).numpy(), shift, np.ones(len(rows)) if own is None else own, self.grids,
+            self.weight_grid, former, now, sums, weights,
+        )  # fmt: skip
+
     def move(self, rows: Tensor, numbers: Array, former: Array, now: Array) -> None:
         """Put rows [n, D] of these numbers into clusters ``now`` [n], and take them from their ``former`` ones [n]."""
+        if self.sums.device.type == "cpu":
+            self._add(rows, self._weights_of(numbers), former, now, self.sums.numpy(), self.weights.numpy())
+            return
         add = torch.from_numpy(now).to(rows.device).long()
         take = torch.from_numpy(former).to(rows.device).long()
         exact = rows.double() * self._factors(rows)[:, None]

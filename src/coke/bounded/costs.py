@@ -73,7 +73,8 @@ class Costs(ABC):
     def block_rows(self) -> int:
         """Rows of a block: as many as scores of them stay close to the processor."""
         if self.device.type == "cpu":
-            return _CPU_PARTS * _part_rows(self.n_clusters)
+            part = _part_rows(self.n_clusters)
+            return part * int(np.clip(self.n_rows // (8 * part), 1, _CPU_PARTS))
         return int(min(max(2 ** int(np.log2(max(_DEVICE_PAIRS // self.n_clusters, 1))), 128), 2**14))
 
     @abstractmethod

@@ -79,8 +79,8 @@ def lloyd(
         costs = rows.costs(centers, seen if n_moves > 1 else None)
         found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
         changed = found.n_changed
-        prices = following(found, bounds, usual, sizes)
-        sizes = found.sizes
+        if not free:
+            prices, sizes = following(found, bounds, usual, sizes), found.sizes
         if progress is not None:
             progress(
                 f"iteration {n_moves + 1}: objective {found.cost:.8g}, {changed:,} labels changed, "

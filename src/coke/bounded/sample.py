@@ -25,7 +25,10 @@ _FIRST_ROWS, _LEAST_ROWS = (
     2**11,
 )  # a cluster, and in all, that come first; each next part is eight times as large
 _WIDEST = 2  # times a usual width: what a small part needed is more than a larger one does
-_DENSE_PAIRS = 2**22  # reduced costs that first widths are read off
+_DENSE_PAIRS, _DENSE_ROWS = (
+    2**22,
+    16,
+)  # reduced costs that first widths are read off, of so many rows a cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +125,9 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     Rows of a cluster that has too many are offered as widely as half of that.
     """
     n_clusters = costs.n_clusters
-    reduced, sizes = costs.some(max(_DENSE_PAIRS // n_clusters, 16))
+    reduced, sizes = costs.some(
+        max(min(_DENSE_PAIRS // n_clusters, _DENSE_ROWS * n_clusters), 2 * _DENSE_ROWS)
+    )
     reduced = reduced - (sizes[:, None] * value).astype(reduced.dtype)
     reduced -= reduced.min(1, keepdims=True)
     lead = np.ascontiguousarray((reduced / np.maximum(sizes, 1e-300)[:, None].astype(reduced.dtype)).T)
