@@ -168,7 +168,7 @@ def _revived(rows: Rows, centers: Tensor, empty: Tensor, own: Array) -> Tensor:
 def following(found: Assignment, bounds: SizeBounds, usual: Prices, former: Array) -> Prices:
     """What the next assignment starts from.
 
-    Offers are cheap and sweeps are not: clusters whose price may move get offers of the usual width. Those have a price,
+    Offers are cheap and sweeps are not: clusters whose price may move get offers of the usual width. They have a price,
     or come to a bound if sizes change twice as much as they did from the ``former`` [K].
     """
     lower, upper, held = bounds.lower.numpy(), bounds.upper.numpy(), found.sizes
