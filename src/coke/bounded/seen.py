@@ -94,8 +94,8 @@ def grouped(centers: Array) -> Array:
 
     Halves of halves, each along the line between two centers far from each other.
 
-    >>> grouped(np.array([[9.0], [0.0], [1.0]])).tolist()
-    [1, 2, 0, -1, -1, -1, -1, -1]
+    >>> grouped(np.arange(12.0)[:, None]).reshape(GROUP, -1).T.tolist()
+    [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, -1, -1, -1, -1]]
     """
     groups, parts = [], [np.arange(len(centers))]
     while parts:
