@@ -76,7 +76,8 @@ def lloyd(
         ):  # the first centers are single rows, the second are means: all distances shrink
             prices = usual = rows.sample.prices(centers, bounds, prices.value)
         before = labels.copy()
-        costs = rows.costs(centers, seen if n_moves > 1 else None)
+        seen = seen if n_moves > 1 else None  # what is as large goes before it is made again
+        costs = rows.costs(centers, seen)
         found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
         changed = found.n_changed
         if not free:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from coke.bounded.kernels import GROUP, Array, Known
 
-_MOST_BYTES = 2**29
+_MOST_BYTES = 2**28  # so that a million rows and a thousand clusters stay within 1 GiB beyond the rows
 _FEWEST_CLUSTERS, _FEWEST_ROWS = (
     8 * GROUP,
     8,
