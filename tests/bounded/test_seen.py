@@ -29,10 +29,10 @@ def drawn_rows(random: np.random.Generator, kind: str, n_rows: int, n_features: 
 @settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from(["normal", "whole", "far"]), st.sampled_from(["euclidean", "cosine"]),
-    st.integers(64, 130), st.integers(1, 20), st.floats(0, 1),
+    st.integers(64, 130), st.integers(1, 20), st.floats(0, 1), st.booleans(),
 )  # fmt: skip
 def test_what_was_seen_changes_nothing(
-    seed: int, kind: str, metric: str, n_clusters: int, n_features: int, wide: float
+    seed: int, kind: str, metric: str, n_clusters: int, n_features: int, wide: float, outlying: bool
 ) -> None:
     random = np.random.default_rng(seed)
     rows = drawn_rows(random, kind, 8 * n_clusters + 50, n_features) + (1 if metric == "cosine" else 0)
@@ -41,6 +41,8 @@ def test_what_was_seen_changes_nothing(
         torch.from_numpy(rows.mean(0).astype(np.float64)) if kind == "far" and metric == "euclidean" else None
     )
     scale = 1.0 if metric == "cosine" else float(np.var(rows))
+    if outlying and metric == "euclidean":  # what float32 loses beside such a center is known no better later
+        centers[0] += 3e3 * np.sqrt(scale)
     labels, seen = np.full(len(rows), -1, np.int32), None
     value = np.zeros(n_clusters)
     for turn in range(6):
@@ -59,6 +61,8 @@ def test_what_was_seen_changes_nothing(
         assert found.former_cost == from_nothing.former_cost
         for name in Offers._fields:
             assert np.array_equal(getattr(found.offers, name), getattr(from_nothing.offers, name)), name
+        if turn % 2 and outlying:  # the means of what lies there
+            centers[0] = rows[0]
         if turn % 2:  # the same centers under other prices, then others
             centers = centers + random.normal(size=centers.shape) * np.sqrt(scale) * random.choice(
                 [0.0, 1e-3, 0.3]

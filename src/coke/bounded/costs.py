@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coke.bounded import kernels
 from coke.bounded.kernels import GROUP, Array, Block, Found, Groups, Known
-from coke.bounded.seen import Seen, ungrouped
+from coke.bounded.seen import Errors, Seen, ungrouped
 from coke.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
@@ -157,8 +157,10 @@ class DistanceCosts(Costs):
         if self.device.type != "cpu":
             return partial(_DistancesElsewhere, self, prices)
         level = prices.value - prices.value.mean()  # a common shift decides nothing
-        known = None if self.seen is None else self.seen.turn(self.moved, level, self.scale)
-        return partial(_DistancesHere, self, prices, block_rows, self._groups(prices, level), known)
+        errors, known = self.errors(float(np.abs(level).max())), None
+        if self.seen is not None:
+            known, errors = self.seen.turn(self.moved, level, self.scale, errors)
+        return partial(_DistancesHere, self, prices, block_rows, self._groups(prices, level), errors, known)
 
     def _groups(self, prices: Prices, level: Array) -> Groups:
         order = ungrouped(self.n_clusters) if self.seen is None else self.seen.order
@@ -202,7 +204,7 @@ class DistanceCosts(Costs):
             return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
 
-    def errors(self, highest: float) -> tuple[float, float, float, float]:
+    def errors(self, highest: float) -> Errors:
         """By how much a reduced cost may be off at most, where float32 rows are multiplied.
 
         It is ``costs * (e[0] * length + e[1]) + e[2] * size + e[3] * (1 + length)``, of a row's length and weights.
@@ -220,16 +222,21 @@ class _DistancesHere(Look):
     """By the compiled kernels, on this thread."""
 
     def __init__(
-        self, costs: DistanceCosts, prices: Prices, block_rows: int, groups: Groups, known: Known | None
+        self,
+        costs: DistanceCosts,
+        prices: Prices,
+        block_rows: int,
+        groups: Groups,
+        errors: Errors,
+        known: Known | None,
     ) -> None:
         n_groups = len(groups.widest)
-        self.costs, self.prices, self.groups, self.known = costs, prices, groups, known
+        self.costs, self.prices, self.groups, self.errors, self.known = costs, prices, groups, errors, known
         self.columns = torch.from_numpy(groups.centers).transpose(0, 1).reshape(len(groups.order), -1).t()
         self.scores = torch.empty(min(_part_rows(len(groups.order)), block_rows), len(groups.order))
         self.near = np.empty((n_groups, GROUP), np.float32)
         self.centers = costs.centers.contiguous().numpy()
         self.found = _room(block_rows, costs.n_clusters)
-        self.errors = costs.errors(float(np.abs(prices.value - prices.value.mean()).max()))
         self.nothing = Known(*np.zeros((2, 1, n_groups), np.float32), *np.zeros((2, n_groups), np.float32))
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:

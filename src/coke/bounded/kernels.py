@@ -158,9 +158,12 @@ def _look(rows, i, group, centers, offset, product_scale, scores, least):
 
 @_reordered
 def _fall(least, fall, stride, distance, i, former, error):
-    """Let what is known of a row's groups fall by as much as their clusters may have come nearer."""
+    """Let what is known of a row's groups fall by as much as their clusters may have come nearer.
+
+    The errors are that of the scores and those of this sum, whose terms may be several times as large.
+    """
     for group in range(least.shape[1]):
-        least[i, group] += fall[former, group] - distance * stride[group] - 2 * error
+        least[i, group] += fall[former, group] - distance * stride[group] - 4 * error
 
 
 @_compiled

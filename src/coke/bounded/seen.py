@@ -26,6 +26,9 @@ _FEWEST_CLUSTERS, _FEWEST_ROWS = (
 )  # rows for each cluster: what is known has to be told of each pair of them
 
 
+Errors = tuple[float, float, float, float]
+
+
 class Seen:
     """Kept from sweep to sweep over the same N rows, on the CPU.
 
@@ -41,6 +44,7 @@ class Seen:
     def __init__(self, n_rows: int, centers: Tensor) -> None:
         self.order = grouped(centers.numpy())
         self.least = np.empty((n_rows, len(self.order) // GROUP), np.float32)  # the first sweep fills it
+        self._errors: Errors = (0.0, 0.0, 0.0, 0.0)
         self._own: Array | None = None
         self._centers: Array | None = None
         self._level = np.zeros(len(centers))
@@ -54,16 +58,20 @@ class Seen:
             and n_rows * n_clusters * 4 <= _MOST_BYTES * GROUP
         )
 
-    def turn(self, centers: Tensor, level: Array, scale: float) -> Known | None:
+    def turn(
+        self, centers: Tensor, level: Array, scale: float, errors: Errors
+    ) -> tuple[Known | None, Errors]:
         """What is known under these (shifted) centers [K, D] and prices [K]; None before the first sweep.
 
-        scale: of a squared distance in the cost.
+        scale: of a squared distance in the cost. errors: see `coke.bounded.costs.DistanceCosts.errors`; returned as
+        large as those of all sweeps so far, since what is known comes from any of them.
         """
+        self._errors = tuple(map(max, errors, self._errors))  # type: ignore[assignment]
         now, former, own = centers.numpy(), self._centers, self._own
         fallen = self._level - level
         self._centers, self._level = now, level
         if former is None or own is None:
-            return None
+            return None, self._errors
         present = self.order >= 0
         clusters = self.order[present]
         stride, fall = np.zeros(len(self.order)), np.full((len(now), len(self.order)), np.inf, np.float32)
@@ -77,12 +85,9 @@ class Seen:
             fall[:, present] = (change - (2 * scale) * (former @ step.T))[:, clusters]
         fall = fall.reshape(len(now), GROUP, -1).min(1)
         widest = stride.reshape(GROUP, -1).max(0).astype(np.float32)
-        return Known(
-            self.least,
-            fall - np.abs(fall) * np.float32(2.0**-21),
-            widest,
-            np.sqrt(own / scale).astype(np.float32),
-        )
+        fallen_least = fall - np.abs(fall) * np.float32(2.0**-21)
+        distance = np.sqrt(own / scale).astype(np.float32)
+        return Known(self.least, fallen_least, widest, distance), self._errors
 
     def keep(self, own: Array) -> None:
         """What each row costs, float64 [N], under the centers of the last sweep; it may still be written to."""
