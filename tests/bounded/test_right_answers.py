@@ -83,7 +83,7 @@ def check_rest(km: ConstrainedKMeans, rows: Array) -> None:
         np.testing.assert_allclose(centers[cluster], own.mean(0), rtol=step, atol=step * np.abs(rows).max())
 
 
-def at_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
+def check_at_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
     """A fit to its rest, checked. Whether it leaves clusters empty, and says so, is not asked here."""
     km = ConstrainedKMeans(n_clusters, **{"tol": 0, "random_state": 0, **asked})
     with warnings.catch_warnings():
@@ -94,7 +94,7 @@ def at_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
     return km
 
 
-def near_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
+def check_near_rest(rows: Array, n_clusters: int, **asked: Any) -> ConstrainedKMeans:
     """A fit with the tolerance that stands: labels are optimal, and the centers have nowhere to go.
 
     Had it gone on, its centers would have moved about as little as the tolerance allows for; ten times that is far
@@ -187,8 +187,10 @@ def test_a_fit_ends_at_a_fixed_point(kind: str, bounds: str) -> None:
     """From given centers, from k-means++ and from random rows."""
     for seed in range(2):
         rows = ROWS[kind](600, seed)
-        at_rest(rows, 10, init=spread_start(rows, 10, seed), **BOUNDS[bounds])
-        at_rest(rows, 10, init=("k-means++", "random")[seed], n_init=1, random_state=seed, **BOUNDS[bounds])
+        check_at_rest(rows, 10, init=spread_start(rows, 10, seed), **BOUNDS[bounds])
+        check_at_rest(
+            rows, 10, init=("k-means++", "random")[seed], n_init=1, random_state=seed, **BOUNDS[bounds]
+        )
 
 
 @pytest.mark.parametrize("asked", [{"tol": 0}, {}], ids=str)
@@ -200,7 +202,7 @@ def test_outliers_share_a_cluster_with_as_few_others_as_allowed(seed: int, asked
     followed them costs half as much again.
     """
     rows = outliers()
-    fit = at_rest if asked else near_rest
+    fit = check_at_rest if asked else check_near_rest
     km = fit(rows, 16, **{"min_size": 63, "max_size": 250, "random_state": seed, **asked})
     assert km.inertia_ == pytest.approx(65_324, rel=0.02)
     assert len(np.unique(km.labels_[:40])) == 1
@@ -211,7 +213,7 @@ def test_outliers_share_a_cluster_with_as_few_others_as_allowed(seed: int, asked
     [("outliers", "ratios"), ("scattered", "ratios"), ("long tail", "ratios"), ("lognormal", "balanced")],
 )
 def test_many_rows_end_near_a_fixed_point(kind: str, bounds: str) -> None:
-    near_rest(ROWS[kind](17_000, 0), 10, **BOUNDS[bounds])
+    check_near_rest(ROWS[kind](17_000, 0), 10, **BOUNDS[bounds])
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -219,13 +221,13 @@ def test_many_rows_end_near_a_fixed_point(kind: str, bounds: str) -> None:
     "sizes", [{"min_size": 63, "max_size": 250}, {"min_size": 100}, {"max_size": 150}], ids=str
 )
 def test_scattered_outliers(sizes: Sizes, seed: int) -> None:
-    at_rest(scattered(seed=seed), 16, random_state=seed, **sizes)
+    check_at_rest(scattered(seed=seed), 16, random_state=seed, **sizes)
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_float32_rows_end_at_a_fixed_point(kind: str) -> None:
     rows = ROWS[kind](600, 3).astype(np.float32)
-    km = at_rest(rows, 10, min_size=40, max_size=90)
+    km = check_at_rest(rows, 10, min_size=40, max_size=90)
     assert km.cluster_centers_.dtype == np.float32
 
 
@@ -234,20 +236,20 @@ def test_float32_rows_end_at_a_fixed_point(kind: str) -> None:
 def test_labels_are_those_of_the_centers_after_few_iterations(kind: str, max_iter: int) -> None:
     """Not at rest, and yet optimal under the last centers."""
     rows = ROWS[kind](600, 5)
-    near_rest(rows, 10, min_size=40, max_size=90, max_iter=max_iter)
+    check_near_rest(rows, 10, min_size=40, max_size=90, max_iter=max_iter)
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("kind", ROWS)
 def test_the_tolerance_that_stands_ends_near_a_fixed_point(kind: str, bounds: str) -> None:
-    near_rest(ROWS[kind](600, 5), 10, **BOUNDS[bounds])
+    check_near_rest(ROWS[kind](600, 5), 10, **BOUNDS[bounds])
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_fit_from_its_own_end_changes_nothing(kind: str) -> None:
     rows, sizes = ROWS[kind](600, 7), {"min_size": 45, "max_size": 75}
-    first = at_rest(rows, 10, **sizes)
-    again = at_rest(rows, 10, init=first.cluster_centers_, **sizes)
+    first = check_at_rest(rows, 10, **sizes)
+    again = check_at_rest(rows, 10, init=first.cluster_centers_, **sizes)
     assert again.labels_.tolist() == first.labels_.tolist()
     assert again.inertia_ == pytest.approx(first.inertia_, rel=1e-12)
     assert first.assign(rows).tolist() == first.labels_.tolist()
@@ -336,7 +338,9 @@ WHOLE = np.random.default_rng(0).integers(1, 6, (1000, 1)).astype(float)  # 195,
     ids=str,
 )
 def test_whole_numbers(sizes: Sizes, theirs: float) -> None:
-    found = [at_rest(WHOLE, 20, init=spread_start(WHOLE, 20, seed), **sizes).inertia_ for seed in range(5)]
+    found = [
+        check_at_rest(WHOLE, 20, init=spread_start(WHOLE, 20, seed), **sizes).inertia_ for seed in range(5)
+    ]
     assert np.mean(found) <= 1.01 * theirs
 
 
@@ -345,14 +349,14 @@ def test_whole_numbers(sizes: Sizes, theirs: float) -> None:
     "sizes", [{"min_size": 20, "max_size": 100}, {"max_size": 60}, {"min_size": 50, "max_size": 50}], ids=str
 )
 def test_whole_numbers_from_a_start_of_its_own(sizes: Sizes, seed: int) -> None:
-    at_rest(WHOLE, 20, random_state=seed, **sizes)
+    check_at_rest(WHOLE, 20, random_state=seed, **sizes)
 
 
 def test_whole_numbers_of_equal_sizes_reach_the_optimum() -> None:
     """Sorted rows cut into parts of 50: in one dimension no other cut into equal sizes is better."""
     parts = np.sort(WHOLE, axis=0).reshape(20, 50)
     optimum = ((parts - parts.mean(1, keepdims=True)) ** 2).sum()
-    km = at_rest(WHOLE, 20, min_size=50, max_size=50)
+    km = check_at_rest(WHOLE, 20, min_size=50, max_size=50)
     assert km.inertia_ == pytest.approx(optimum, rel=1e-9)
 
 
@@ -428,8 +432,8 @@ TIES: dict[str, tuple[Array, int, list[Sizes]]] = {
 )
 def test_ties_end_at_a_fixed_point(kind: str, sizes: Sizes) -> None:
     rows, n_clusters, _ = TIES[kind]
-    at_rest(rows, n_clusters, **sizes)
-    at_rest(rows, n_clusters, init=spread_start(rows, n_clusters, 1), **sizes)
+    check_at_rest(rows, n_clusters, **sizes)
+    check_at_rest(rows, n_clusters, init=spread_start(rows, n_clusters, 1), **sizes)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +447,7 @@ def test_values_that_fill_clusters_evenly_cost_nothing(sizes: Sizes) -> None:
         [0.1, 0.7, 1 / 3, 9.9, -123.4],
     ):
         rows = np.random.default_rng(0).permutation(np.repeat(values, 100))[:, None]
-        km = at_rest(rows, 5, init=np.array(values)[:, None], **sizes)
+        km = check_at_rest(rows, 5, init=np.array(values)[:, None], **sizes)
         assert km.inertia_ == 0.0 if rows[0] == np.round(rows[0]) else km.inertia_ <= 1e-24
         assert km.gap_ == 0.0
 
@@ -487,7 +491,7 @@ class Real:
 
     def fit(self, rows: Array) -> ConstrainedKMeans:
         sizes = {"min_size": self.least, "max_size": self.largest}
-        return at_rest(rows, self.n_clusters, init=self.start(rows), **sizes)
+        return check_at_rest(rows, self.n_clusters, init=self.start(rows), **sizes)
 
 
 REAL = [
@@ -674,7 +678,7 @@ def test_whole_numbers_that_differ_in_their_last_digit_only(seed: int) -> None:
 
 def test_centers_that_no_row_is_nearest_to() -> None:
     rows = np.array([[0.0], [0.5], [2.0], [3.0], [9.0], [10.0]])
-    km = at_rest(rows, 5, init=np.array([[1.0], [3.0], [5.0], [7.0], [9.0]]))
+    km = check_at_rest(rows, 5, init=np.array([[1.0], [3.0], [5.0], [7.0], [9.0]]))
     assert km.inertia_ == 0.125
     assert km.counts_.min() == 1
 
@@ -710,7 +714,7 @@ def test_fewer_distinct_rows_than_clusters_from_any_start(init: str) -> None:
 def test_duplicates_of_whole_numbers_cost_exactly_nothing(base: float) -> None:
     values = base + np.unique(whole(30, 3, 20), axis=0)
     rows = np.random.default_rng(0).permutation(np.repeat(values, 17, axis=0))
-    km = at_rest(rows, len(values), init=values)
+    km = check_at_rest(rows, len(values), init=values)
     assert km.inertia_ == 0.0
     assert km.gap_ == 0.0
 
@@ -719,7 +723,7 @@ def test_duplicates_of_whole_numbers_cost_exactly_nothing(base: float) -> None:
 def test_without_bounds_it_ends_where_scikit_learn_ends(kind: str) -> None:
     rows = ROWS[kind](600, 11)
     start = rows[::60]
-    km = at_rest(rows, 10, init=start)
+    km = check_at_rest(rows, 10, init=start)
     theirs = KMeans(10, init=start, n_init=1, tol=0, algorithm="lloyd").fit(rows)
     assert km.inertia_ == pytest.approx(theirs.inertia_, rel=1e-9)
 
@@ -744,9 +748,9 @@ def test_several_starts_from_given_centers_are_one_and_it_says_so() -> None:
 )
 def test_blocks_change_no_label_where_rows_tie(sizes: Sizes) -> None:
     rows = whole(300, 2, 4)
-    whole_fit = at_rest(rows, 12, **sizes)
+    whole_fit = check_at_rest(rows, 12, **sizes)
     for block_rows in (7, 64, 299):
-        cut = at_rest(rows, 12, block_rows=block_rows, **sizes)
+        cut = check_at_rest(rows, 12, block_rows=block_rows, **sizes)
         assert cut.labels_.tolist() == whole_fit.labels_.tolist()
         assert cut.inertia_ == pytest.approx(whole_fit.inertia_, rel=1e-12)
 
@@ -756,7 +760,7 @@ def test_the_order_of_rows_does_not_matter(bounds: str) -> None:
     rows = groups(600, 13, tail=True)
     start = spread_start(rows, 10, 0)
     order = np.random.default_rng(0).permutation(600)
-    first = at_rest(rows, 10, init=start, **BOUNDS[bounds])
-    again = at_rest(rows[order], 10, init=start, **BOUNDS[bounds])
+    first = check_at_rest(rows, 10, init=start, **BOUNDS[bounds])
+    again = check_at_rest(rows[order], 10, init=start, **BOUNDS[bounds])
     assert again.inertia_ == pytest.approx(first.inertia_, rel=1e-9)
     assert again.labels_.tolist() == first.labels_[order].tolist()

@@ -128,9 +128,8 @@ def assign_within(
         margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
         offered = (*prices[1:], margin)
         short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
-        if (
-            heaviest > 0
-        ):  # whole rows of different weights need not meet bounds: what misses them by too much has to
+        if heaviest > 0:
+            # whole rows of different weights need not meet bounds: what misses them by too much has to
             short, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
         _follow(swept, first_at, labels, costs, sums, take)
         gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]

@@ -187,10 +187,9 @@ class DistanceCosts(Costs):
         rows = self.vectors.take(chosen).double()
         rows = rows * self.factors(rows)[:, None]
         rows = rows if self.shift is None else rows - self.shift
-        cost = self.scale * torch.cdist(rows.float(), self.doubled / 2).square_().cpu().numpy()
-        return cost * np.float32(self.weights(0, self.n_rows)[chosen, None]), self.sizes(0, self.n_rows)[
-            chosen
-        ]
+        cost = self.scale * torch.cdist(rows.float(), self.moved.float()).square_().cpu().numpy()
+        weights, sizes = self.weights(0, self.n_rows)[chosen], self.sizes(0, self.n_rows)[chosen]
+        return cost * weights[:, None].astype(np.float32), sizes
 
     def weights(self, start: int, count: int) -> Array:
         """What costs of rows ``start`` ... are multiplied by: float64 [count]."""

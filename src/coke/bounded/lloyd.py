@@ -71,9 +71,8 @@ def lloyd(
     best, shift, seen, usual, sizes = None, np.inf, None, prices, nothing
     for n_moves in range(max_iter + 1):
         began = time.monotonic()
-        if (
-            not free and n_moves < 2
-        ):  # the first centers are single rows, the second are means: all distances shrink
+        if not free and n_moves < 2:
+            # the first centers are single rows, the second are means: all distances shrink
             prices = usual = rows.sample.prices(centers, bounds, prices.value)
         before = labels.copy()
         seen = seen if n_moves > 1 else None  # what is as large goes before it is made again

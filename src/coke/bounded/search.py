@@ -621,112 +621,61 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
         n_before = n_paths
         short[:] = 0.0
         for sign in (1, -1):
-            search.work[0], n_alone = 0, 0
+            search.work[0], n_alone, work_alone, together = 0, 0, 0.0, False
             is_stuck[:] = False
-            for origin in range(n_clusters):
+            for first in range(n_clusters):
                 while (
-                    not is_stuck[origin]
-                    and _misses(origin, sign, sizes, prices, slack) > 0
-                    and n_paths < most
+                    not is_stuck[first] and _misses(first, sign, sizes, prices, slack) > 0 and n_paths < most
                 ):
-                    if unit and n_alone > 0 and search.work[0] > len(graph.source):
+                    _know(sign, prices, before, width, reach, known)
+                    origin = first
+                    if unit and not together and n_alone > 0 and search.work[0] > len(graph.source):
                         # a path takes so long that many together may be had for less
-                        n_paths += _serve_all(
-                            sign, search.work[0] / n_alone, offers, sizes, prices, before, width, reach, margin, known,
-                            short[0 if sign > 0 else 1], is_stuck, graph, search, ends,
-                        )  # fmt: skip
+                        together, work_alone = True, search.work[0] / n_alone
+                    if together:
+                        n_sent, origin = _serve_all(
+                            sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends
+                        )
+                        n_paths += n_sent
+                        n_sent += origin >= 0
+                        together = n_sent > 0 and search.work[0] <= n_sent * work_alone
                         search.work[0], n_alone = 0, 0
-                        continue
+                        if origin < 0:
+                            continue
+                        _know(sign, prices, before, width, reach, known)
                     n_alone += 1
                     is_stuck[origin] = not _serve(
-                        origin, sign, offers, sizes, prices, before, width, reach, margin, slack, unit, known,
-                        short[0 if sign > 0 else 1], graph, search,
+                        origin, sign, margin, known, short[0 if sign > 0 else 1], slack, unit, offers, sizes, prices,
+                        graph, search,
                     )  # fmt: skip
                     n_paths += not is_stuck[origin]
     return short, n_paths
 
 
 @_compiled
-def _serve_all(
-    sign,
-    work_alone,
-    offers,
-    sizes,
-    prices,
-    before,
-    width,
-    reach,
-    margin,
-    known,
-    short,
-    is_stuck,
-    graph,
-    search,
-    ends,
-):
-    """Serve many clusters together, as long as a path takes less work than alone; how many paths were gone."""
-    n_paths, n_sent = 0, 1
-    search.work[0] = 0
-    while n_sent > 0 and search.work[0] <= n_sent * work_alone:
-        search.work[0] = 0
-        _know(sign, prices, before, width, reach, known)
-        n_ends, last, limit = _find_all(
-            sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends
-        )
-        n_sent = 0
-        if n_ends > 0:
-            _shift_all(sign, last, prices, search)
-            n_sent = _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search)
-        origin = np.int64(limit)
-        while limit >= 0 and origin < len(prices) and search.former[origin] != origin:
-            origin = search.former[origin]
-        search.distance[:], search.is_settled[:] = np.inf, False
-        if limit >= 0 and origin < len(prices) and _misses(origin, sign, sizes, prices, 0.0) > 0:
-            # it holds all others up
-            is_stuck[origin] = not _serve(
-                origin,
-                sign,
-                offers,
-                sizes,
-                prices,
-                before,
-                width,
-                reach,
-                margin,
-                0.0,
-                True,
-                known,
-                short,
-                graph,
-                search,
-            )
-            n_paths -= is_stuck[origin]
-            n_sent += 1
-        n_paths += n_sent
-    return n_paths
+def _serve_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
+    """Serve many clusters together: how many paths were gone, and who (or -1) holds all others up.
+
+    That is a cluster from which a path leads on where offers are not known to be complete.
+    """
+    search.work[0], n_paths = 0, 0
+    n_ends, last, limit = _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends)
+    if n_ends > 0:
+        _shift_all(sign, last, prices, search)
+        n_paths = _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search)
+    origin = np.int64(limit)
+    while 0 <= origin < len(prices) and search.former[origin] != origin:
+        origin = search.former[origin]
+    search.distance[:], search.is_settled[:] = np.inf, False
+    if not 0 <= origin < len(prices) or _misses(origin, sign, sizes, prices, 0.0) <= 0:
+        return n_paths, np.int64(-1)
+    return n_paths, origin
 
 
 @_compiled
-def _serve(
-    origin,
-    sign,
-    offers,
-    sizes,
-    prices,
-    before,
-    width,
-    reach,
-    margin,
-    slack,
-    unit,
-    known,
-    short,
-    graph,
-    search,
-):
+def _serve(origin, sign, margin, known, short, slack, unit, offers, sizes, prices, graph, search):
     """Find one path from a cluster that misses something, move prices and rows; whether it was served."""
     end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
-    _know(sign, prices, before, width, reach, known)
     if _is_beyond(nearest, n_touched, margin, known, short, search):
         end, nearest = -1, _farthest(n_touched, known, search)
     for place in range(n_touched):
