@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from coke import distributed
+from coke.bounded.ascent import ascend
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices
 from coke.bounded.kernels import Array
@@ -127,6 +128,7 @@ def assign_within(
         scale = max(costs.magnitude, float(np.ptp(prices.value)))
         margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
         offered = (*prices[1:], margin)
+        ascend(swept.offers, sizes, value, *prices[1:])
         short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
         if heaviest > 0:
             # whole rows of different weights need not meet bounds: what misses them by too much has to

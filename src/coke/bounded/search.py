@@ -28,7 +28,7 @@ import numpy as np
 from numba import njit
 
 Array = np.ndarray[Any, Any]
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Offers(NamedTuple):
@@ -110,7 +110,7 @@ class _Search(NamedTuple):
     work: Array
 
 
-@_compiled
+@compiled
 def _arc(a, b, graph):
     """The number of arc a -> b, made where there is none yet."""
     n_clusters = len(graph.head)
@@ -134,7 +134,7 @@ def _arc(a, b, graph):
     return made
 
 
-@_compiled
+@compiled
 def _enter(row, key, arc, top, first, n_ties):
     """Tell an arc of a row that may go along it."""
     if n_ties[arc] == 0 or key < top[arc]:
@@ -144,7 +144,7 @@ def _enter(row, key, arc, top, first, n_ties):
         n_ties[arc] += 1
 
 
-@_compiled
+@compiled
 def _pair(start, stop, b, cluster):
     """The offer, among these of a row, that is of cluster b; -1: none."""
     if stop - start > b and cluster[start + b] == b:
@@ -159,7 +159,7 @@ def _pair(start, stop, b, cluster):
     return start if start < stop and cluster[start] == b else -1
 
 
-@_compiled
+@compiled
 def _look(arc, offers, graph):
     """Find the least of an arc's rows again."""
     start, cluster, cost, at, weight = offers
@@ -180,7 +180,7 @@ def _look(arc, offers, graph):
     graph.top[arc], graph.first[arc], graph.n_ties[arc] = top, first, n_ties
 
 
-@_compiled
+@compiled
 def _graph(offers, n_clusters):
     """Arcs, and the rows of each cluster."""
     n_rows, n_pairs = len(offers.at), len(offers.cluster)
@@ -219,17 +219,28 @@ def _graph(offers, n_clusters):
             graph.source[arc], graph.target[arc] = a, b
             graph.out[a * n_clusters + b] = arc
     for row in range(n_rows - 1, -1, -1):
-        at = offers.at[row]
-        _join(row, offers.cluster[at], graph)
-        for pair in range(offers.start[row], offers.start[row + 1]):
-            if pair != at:
-                key = (offers.cost[pair] - offers.cost[at]) / offers.weight[row]
-                arc = _arc(offers.cluster[at], offers.cluster[pair], graph)
-                _enter(row, key, arc, graph.top, graph.first, graph.n_ties)
+        _join(row, offers.cluster[offers.at[row]], graph)
+    top, first, n_ties = np.empty(n_clusters), np.empty(n_clusters, np.int32), np.zeros(n_clusters, np.int32)
+    targets = np.empty(n_clusters, np.int32)
+    for a in range(n_clusters):  # one after the other: what is written lies close together
+        n_targets, row = 0, graph.head[a]
+        while row >= 0:
+            own = offers.cost[offers.at[row]]
+            for pair in range(offers.start[row], offers.start[row + 1]):
+                b = offers.cluster[pair]
+                if b != a:
+                    targets[n_targets] = b
+                    n_targets += n_ties[b] == 0
+                    _enter(row, (offers.cost[pair] - own) / offers.weight[row], b, top, first, n_ties)
+            row = graph.following[row]
+        for b in targets[:n_targets]:
+            arc = _arc(a, b, graph)
+            graph.top[arc], graph.first[arc], graph.n_ties[arc] = top[b], first[b], n_ties[b]
+            n_ties[b] = 0
     return graph
 
 
-@_compiled
+@compiled
 def _join(row, cluster, graph):
     after = graph.head[cluster]
     graph.following[row], graph.previous[row] = after, -1
@@ -238,7 +249,7 @@ def _join(row, cluster, graph):
     graph.head[cluster] = row
 
 
-@_compiled
+@compiled
 def _move(row, b, offers, sizes, graph):
     """Put a row into cluster b."""
     first, stop, at = offers.start[row], offers.start[row + 1], offers.at[row]
@@ -268,7 +279,7 @@ def _move(row, b, offers, sizes, graph):
     sizes.held[b] += weight
 
 
-@_compiled
+@compiled
 def _push(distances, clusters, n_queued, distance, cluster):
     """Put a cluster into the queue of ``n_queued``."""
     place = n_queued
@@ -281,7 +292,7 @@ def _push(distances, clusters, n_queued, distance, cluster):
     distances[place], clusters[place] = distance, cluster
 
 
-@_compiled
+@compiled
 def _pop(distances, clusters, n_queued):
     """Take the first out of the queue of ``n_queued``."""
     last = n_queued - 1
@@ -304,7 +315,7 @@ def _pop(distances, clusters, n_queued):
     distances[place], clusters[place] = distance, cluster
 
 
-@_compiled
+@compiled
 def _misses(k, sign, sizes, prices, slack):
     """How far a cluster is from where it has to be: rows that it lacks (sign 1) or has too many of (-1), else 0."""
     held, lower, upper = sizes.held[k], sizes.lower[k], sizes.upper[k]
@@ -317,7 +328,7 @@ def _misses(k, sign, sizes, prices, slack):
     return held - lower if prices[k] > 0 and held > lower else 0.0
 
 
-@_compiled
+@compiled
 def _spare(k, sign, sizes, prices, weight, slack):
     """What ends a path: how much cluster k can give (sign 1) or take, a row of this weight at least, and the toll."""
     missed = _misses(k, -sign, sizes, prices, slack)
@@ -329,7 +340,7 @@ def _spare(k, sign, sizes, prices, weight, slack):
     return 0.0, np.inf
 
 
-@_compiled
+@compiled
 def _find(origin, sign, offers, sizes, prices, slack, graph, search):
     """The nearest cluster that can give what ``origin`` lacks, or take what it has too many of.
 
@@ -364,7 +375,7 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
     return end, nearest, n_touched
 
 
-@_compiled
+@compiled
 def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched):
     """Look along all arcs of a cluster that was settled; how many are queued and touched then."""
     source, target, top, n_ties, out = graph.source, graph.target, graph.top, graph.n_ties, graph.out
@@ -398,7 +409,7 @@ def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued,
     return n_queued, n_touched
 
 
-@_compiled
+@compiled
 def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
     """As `_find`, from all clusters that miss something together, and on through the ground, which here is a node.
 
@@ -453,7 +464,7 @@ def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, searc
     return n_ends, last, -1
 
 
-@_compiled
+@compiled
 def _queue(u, v, distance, n_queued, search):
     """Note that u is reached from v by the ground's arcs, where that is nearer; how many are queued."""
     if distance >= search.distance[u]:
@@ -463,7 +474,7 @@ def _queue(u, v, distance, n_queued, search):
     return n_queued + 1
 
 
-@_compiled
+@compiled
 def _shift_all(sign, last, prices, search):
     """Raise (or lower) prices of all that are nearer than the last end; the ground's, which stays 0, by the others'."""
     ground = len(prices)
@@ -479,7 +490,7 @@ def _shift_all(sign, last, prices, search):
             prices[v] = 0.0  # but for rounding
 
 
-@_compiled
+@compiled
 def _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search):
     """Move rows along all paths of the last search that do not share an arc; how many paths."""
     ground, n_sent = len(prices), 0
@@ -510,7 +521,7 @@ def _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search):
     return n_sent
 
 
-@_compiled
+@compiled
 def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
     """Move a row along each arc of the path, from its end on, or as many as tie on all arcs; whether any moved."""
     n_hops, n_ties, v = 0, np.int64(len(offers.at)), end
@@ -527,7 +538,7 @@ def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
     return _pass_on(n_hops, count, offers, sizes, graph, search) > 0
 
 
-@_compiled
+@compiled
 def _pass_on(n_hops, count, offers, sizes, graph, search):
     """Move so many rows that tie along each arc of a path; how many came to its end."""
     for hop in range(n_hops):
@@ -554,7 +565,7 @@ def _pass_on(n_hops, count, offers, sizes, graph, search):
     return count
 
 
-@_compiled
+@compiled
 def _send_one(n_hops, sign, offers, sizes, slack, graph, search):
     """As `_send`, for rows of different weights: as far as the clusters between miss no more than they may."""
     for hop in range(n_hops):
@@ -580,7 +591,7 @@ def _send_one(n_hops, sign, offers, sizes, slack, graph, search):
     return n_hops > 0
 
 
-@_compiled
+@compiled
 def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
     """Move rows and prices until sizes hold and no row would rather be elsewhere, as far as offers lead.
 
@@ -652,7 +663,7 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
     return short, n_paths
 
 
-@_compiled
+@compiled
 def _serve_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
     """Serve many clusters together: how many paths were gone, and who (or -1) holds all others up.
 
@@ -672,7 +683,7 @@ def _serve_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, sear
     return n_paths, origin
 
 
-@_compiled
+@compiled
 def _serve(origin, sign, margin, known, short, slack, unit, offers, sizes, prices, graph, search):
     """Find one path from a cluster that misses something, move prices and rows; whether it was served."""
     end, nearest, n_touched = _find(origin, sign, offers, sizes, prices, slack, graph, search)
@@ -696,7 +707,7 @@ def _serve(origin, sign, margin, known, short, slack, unit, offers, sizes, price
     return moved
 
 
-@_compiled
+@compiled
 def _know(sign, prices, before, width, reach, known):
     """How far each cluster's price may move before a pair that is not on offer could matter."""
     nearest = np.inf
@@ -708,7 +719,7 @@ def _know(sign, prices, before, width, reach, known):
         known[k] = nearest + (width[k] - moved if sign > 0 else reach[k] + moved)
 
 
-@_compiled
+@compiled
 def _shift(v, is_origin, sign, rise, sizes, prices):
     """Raise (or lower) a settled cluster's price; where a unit is free to pass, not beyond 0 by rounding."""
     if rise > 0:
@@ -719,7 +730,7 @@ def _shift(v, is_origin, sign, rise, sizes, prices):
             prices[v] = 0.0
 
 
-@_compiled
+@compiled
 def _is_beyond(nearest, n_touched, margin, known, short, search):
     """Whether a path leads far beyond what offers are known for; notes by how much each cluster's fell short."""
     beyond = False
@@ -740,7 +751,7 @@ def _is_beyond(nearest, n_touched, margin, known, short, search):
     return beyond
 
 
-@_compiled
+@compiled
 def _farthest(n_touched, known, search):
     """How far prices of what was settled may move before a pair that is not on offer could matter."""
     farthest, left = 0.0, np.inf
