@@ -87,27 +87,22 @@ class _Graph(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What Dijkstra's search keeps, for clusters and the ground behind them.
+    """What Dijkstra's search keeps of clusters.
 
     Attributes:
-        distance, via, former: how far each is, the arc it was reached by (-1: the ground's), and from where.
-        top: of that arc, when it was.
+        distance, via: how far each is, and the arc it was reached by.
         touched, is_settled: which were reached, and which of them for good.
         queued_distance, queued: a heap.
         path: arcs of a path.
-        work: [1], arcs that were looked along.
     """
 
     distance: Array
     via: Array
-    former: Array
-    top: Array
     touched: Array
     is_settled: Array
     queued_distance: Array
     queued: Array
     path: Array
-    work: Array
 
 
 @compiled
@@ -347,6 +342,8 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
     Returns its number (``origin``: its own price reaches 0 first; -1: none can be reached), its distance, and how
     many clusters were touched: their numbers, distances and arcs are in ``search``.
     """
+    source, target, top, n_ties, out = graph.source, graph.target, graph.top, graph.n_ties, graph.out
+    far, is_settled = search.distance, search.is_settled
     n_touched, n_queued, end, nearest = 1, 1, -1, np.inf
     search.touched[0], search.distance[origin] = origin, 0.0
     search.queued_distance[0], search.queued[0] = 0.0, origin
@@ -356,9 +353,9 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
             break
         _pop(search.queued_distance, search.queued, n_queued)
         n_queued -= 1
-        if search.is_settled[v]:
+        if is_settled[v]:
             continue
-        search.is_settled[v] = True
+        is_settled[v] = True
         toll = np.inf
         if v != origin:
             weight = offers.weight[graph.first[search.via[v]]]
@@ -369,156 +366,26 @@ def _find(origin, sign, offers, sizes, prices, slack, graph, search):
             toll = -sign * prices[v]
         if distance + toll < nearest:
             nearest, end = distance + toll, v
-        n_queued, n_touched = _expand(
-            v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched
-        )
-    return end, nearest, n_touched
-
-
-@compiled
-def _expand(v, distance, nearest, sign, offers, prices, graph, search, n_queued, n_touched):
-    """Look along all arcs of a cluster that was settled; how many are queued and touched then."""
-    source, target, top, n_ties, out = graph.source, graph.target, graph.top, graph.n_ties, graph.out
-    far, via, former, tops, is_settled = (
-        search.distance,
-        search.via,
-        search.former,
-        search.top,
-        search.is_settled,
-    )
-    begin, n_arcs = graph.begin[v], graph.n_in[v] if sign > 0 else graph.n_out[v]
-    for arc in range(begin, begin + n_arcs):
-        if sign < 0:
-            arc = out[arc]
-        if n_ties[arc] != 0:
-            u = source[arc] if sign > 0 else target[arc]
-            if not is_settled[u]:
-                most, step = min(far[u], nearest), sign * (prices[u] - prices[v])
-                length = distance + max(top[arc] + step, 0.0)
-                if n_ties[arc] < 0 and length < most:
-                    _look(arc, offers, graph)
+        begin, n_arcs = graph.begin[v], graph.n_in[v] if sign > 0 else graph.n_out[v]
+        for arc in range(begin, begin + n_arcs):
+            if sign < 0:
+                arc = out[arc]
+            if n_ties[arc] != 0:
+                u = source[arc] if sign > 0 else target[arc]
+                if not is_settled[u]:
+                    most, step = min(far[u], nearest), sign * (prices[u] - prices[v])
                     length = distance + max(top[arc] + step, 0.0)
-                if length < most:
-                    if far[u] == np.inf:
-                        search.touched[n_touched] = u
-                        n_touched += 1
-                    far[u], via[u], former[u], tops[u] = length, arc, v, top[arc]
-                    _push(search.queued_distance, search.queued, n_queued, length, u)
-                    n_queued += 1
-    search.work[0] += n_arcs
-    return n_queued, n_touched
-
-
-@compiled
-def _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
-    """As `_find`, from all clusters that miss something together, and on through the ground, which here is a node.
-
-    Goes on while those that were reached have less to give than is missed: as far as prices that move along raise the
-    lower bound. Returns how many ends there are, the distance of the last, and the cluster (or -1) whose offers are not
-    known any further; ``ends`` are ends and the ground.
-    """
-    ground, n_queued, n_ends, found, missed, spare = len(prices), 0, 0, 0.0, 0.0, 0.0
-    for k in range(ground):
-        misses = 0.0 if is_stuck[k] else _misses(k, sign, sizes, prices, 0.0)
-        spare += _misses(k, -sign, sizes, prices, 0.0)
-        if misses > 0:
-            missed += misses
-            search.distance[k], search.former[k] = 0.0, k
-            _push(search.queued_distance, search.queued, n_queued, 0.0, k)
-            n_queued += 1
-    farthest, last, limit = np.inf, 0.0, -1
-    while n_queued > 0 and found < missed:
-        distance, v = search.queued_distance[0], search.queued[0]
-        if distance > farthest:
-            return n_ends, last, limit
-        _pop(search.queued_distance, search.queued, n_queued)
-        n_queued -= 1
-        if search.is_settled[v]:
-            continue
-        search.is_settled[v] = True
-        if v == ground:
-            ends[n_ends], last, missed = (
-                v,
-                distance,
-                spare,
-            )  # it gives what is missed, and takes what is too much
-            n_ends += 1
-            for u in range(ground):
-                search.work[0] += 1
-                room = sizes.upper[u] - sizes.held[u] if sign > 0 else sizes.held[u] - sizes.lower[u]
-                if room > 0 and sign * prices[u] >= 0 and not search.is_settled[u]:
-                    n_queued = _queue(u, v, distance + sign * prices[u], n_queued, search)
-            continue
-        if distance + known[v] + margin < farthest:
-            farthest, limit = distance + known[v] + margin, v
-        gives = _misses(v, -sign, sizes, prices, 0.0)
-        if gives > 0:
-            ends[n_ends], last = v, distance
-            n_ends += 1
-            found += gives
-        room = sizes.held[v] - sizes.lower[v] if sign > 0 else sizes.upper[v] - sizes.held[v]
-        is_open = room > 0 or (room == 0 and search.former[v] == v)
-        if is_open and sign * prices[v] <= 0 and not search.is_settled[ground]:
-            n_queued = _queue(ground, v, distance - sign * prices[v], n_queued, search)
-        n_queued, _ = _expand(v, distance, np.inf, sign, offers, prices, graph, search, n_queued, 0)
-    return n_ends, last, -1
-
-
-@compiled
-def _queue(u, v, distance, n_queued, search):
-    """Note that u is reached from v by the ground's arcs, where that is nearer; how many are queued."""
-    if distance >= search.distance[u]:
-        return n_queued
-    search.distance[u], search.former[u], search.via[u] = distance, v, -1
-    _push(search.queued_distance, search.queued, n_queued, distance, u)
-    return n_queued + 1
-
-
-@compiled
-def _shift_all(sign, last, prices, search):
-    """Raise (or lower) prices of all that are nearer than the last end; the ground's, which stays 0, by the others'."""
-    ground = len(prices)
-    level = max(last - search.distance[ground], 0.0)
-    for v in range(ground):
-        reached, was = search.distance[v] <= last, prices[v]
-        rise = (last - search.distance[v] if reached else 0.0) - level
-        prices[v] += sign * rise
-        through = search.former[v] == ground if reached else False
-        if search.distance[ground] <= last and search.former[ground] == v:
-            through = True
-        if through or (was * prices[v] < 0 and abs(prices[v]) <= 1e-12 * abs(rise)):
-            prices[v] = 0.0  # but for rounding
-
-
-@compiled
-def _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search):
-    """Move rows along all paths of the last search that do not share an arc; how many paths."""
-    ground, n_sent = len(prices), 0
-    for number in range(n_ends):
-        end = np.int64(ends[number])
-        if end == ground:
-            end = search.former[ground]
-            count = sizes.held[end] - sizes.lower[end] if sign > 0 else sizes.upper[end] - sizes.held[end]
-        else:
-            count = _misses(end, -sign, sizes, prices, 0.0)
-        n_hops, v = 0, end
-        while search.former[v] != v and search.former[v] != ground and count > 0:
-            arc = search.via[v]
-            if graph.n_ties[arc] < 0:
-                _look(arc, offers, graph)
-            if graph.n_ties[arc] < 1 or graph.top[arc] != search.top[v]:
-                count = 0.0
-            count = min(count, float(graph.n_ties[arc]))
-            search.path[n_hops] = arc
-            n_hops += 1
-            v = search.former[v]
-        if count > 0 and search.former[v] == v:
-            count = min(count, _misses(v, sign, sizes, prices, 0.0))
-        elif count > 0:
-            count = min(count, sizes.upper[v] - sizes.held[v] if sign > 0 else sizes.held[v] - sizes.lower[v])
-        if count >= 1 and n_hops > 0:
-            n_sent += _pass_on(n_hops, np.int64(count), offers, sizes, graph, search) > 0
-    return n_sent
+                    if n_ties[arc] < 0 and length < most:
+                        _look(arc, offers, graph)
+                        length = distance + max(top[arc] + step, 0.0)
+                    if length < most:
+                        if far[u] == np.inf:
+                            search.touched[n_touched] = u
+                            n_touched += 1
+                        far[u], search.via[u] = length, arc
+                        _push(search.queued_distance, search.queued, n_queued, length, u)
+                        n_queued += 1
+    return end, nearest, n_touched
 
 
 @compiled
@@ -535,12 +402,6 @@ def _send(origin, end, sign, offers, sizes, prices, slack, graph, search, unit):
         return _send_one(n_hops, sign, offers, sizes, slack, graph, search)
     spare, _ = _spare(end, sign, sizes, prices, 1.0, slack)
     count = min(np.int64(min(spare, _misses(origin, sign, sizes, prices, slack))), n_ties)
-    return _pass_on(n_hops, count, offers, sizes, graph, search) > 0
-
-
-@compiled
-def _pass_on(n_hops, count, offers, sizes, graph, search):
-    """Move so many rows that tie along each arc of a path; how many came to its end."""
     for hop in range(n_hops):
         arc = search.path[hop]
         b = graph.target[arc]
@@ -562,7 +423,7 @@ def _pass_on(n_hops, count, offers, sizes, graph, search):
             count -= left  # rows that came here may have left fewer that tie, by rounding
         if hop + 1 < n_hops and graph.n_ties[search.path[hop + 1]] < 0:
             _look(search.path[hop + 1], offers, graph)
-    return count
+    return count > 0
 
 
 @compiled
@@ -611,76 +472,33 @@ def move_rows(offers, sizes, prices, width, reach, margin, slack, unit):
     """
     n_clusters = len(prices)
     graph = _graph(offers, n_clusters)
+    n_queued = len(graph.source) + 2 * n_clusters  # at most
     search = _Search(
-        np.full(n_clusters + 1, np.inf),
-        np.zeros(n_clusters + 1, np.int64),
-        np.zeros(n_clusters + 1, np.int64),
-        np.zeros(n_clusters + 1, np.float64),
-        np.empty(n_clusters + 1, np.int64),
-        np.zeros(n_clusters + 1, np.bool_),
-        np.empty(len(graph.source) + 3 * n_clusters + 1, np.float64),
-        np.empty(len(graph.source) + 3 * n_clusters + 1, np.int64),
-        np.empty(n_clusters + 1, np.int64),
-        np.zeros(1, np.int64),
+        np.full(n_clusters, np.inf),
+        np.zeros(n_clusters, np.int64),
+        np.empty(n_clusters, np.int64),
+        np.zeros(n_clusters, np.bool_),
+        np.empty(n_queued, np.float64),
+        np.empty(n_queued, np.int64),
+        np.empty(n_clusters, np.int64),
     )
-    before, known = prices.copy(), np.empty(n_clusters)
-    ends, is_stuck = np.empty(n_clusters + 1, np.int64), np.zeros(n_clusters, np.bool_)
-    short = np.zeros((2, n_clusters))
+    before, known, short = prices.copy(), np.empty(n_clusters), np.zeros((2, n_clusters))
     n_paths, n_before = 0, -1
     most = np.inf if unit else 20.0 * (len(offers.at) + n_clusters)
     while n_before < n_paths < most:
         n_before = n_paths
         short[:] = 0.0
         for sign in (1, -1):
-            search.work[0], n_alone, work_alone, together = 0, 0, 0.0, False
-            is_stuck[:] = False
-            for first in range(n_clusters):
-                while (
-                    not is_stuck[first] and _misses(first, sign, sizes, prices, slack) > 0 and n_paths < most
-                ):
+            for origin in range(n_clusters):
+                served = True
+                while served and _misses(origin, sign, sizes, prices, slack) > 0 and n_paths < most:
                     _know(sign, prices, before, width, reach, known)
-                    origin = first
-                    if unit and not together and n_alone > 0 and search.work[0] > len(graph.source):
-                        # a path takes so long that many together may be had for less
-                        together, work_alone = True, search.work[0] / n_alone
-                    if together:
-                        n_sent, origin = _serve_all(
-                            sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends
-                        )
-                        n_paths += n_sent
-                        n_sent += origin >= 0
-                        together = n_sent > 0 and search.work[0] <= n_sent * work_alone
-                        search.work[0], n_alone = 0, 0
-                        if origin < 0:
-                            continue
-                        _know(sign, prices, before, width, reach, known)
-                    n_alone += 1
-                    is_stuck[origin] = not _serve(
+                    served = _serve(
                         origin, sign, margin, known, short[0 if sign > 0 else 1], slack, unit, offers, sizes, prices,
                         graph, search,
                     )  # fmt: skip
-                    n_paths += not is_stuck[origin]
+                    n_paths += served
     return short, n_paths
-
-
-@compiled
-def _serve_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends):
-    """Serve many clusters together: how many paths were gone, and who (or -1) holds all others up.
-
-    That is a cluster from which a path leads on where offers are not known to be complete.
-    """
-    search.work[0], n_paths = 0, 0
-    n_ends, last, limit = _find_all(sign, margin, known, is_stuck, offers, sizes, prices, graph, search, ends)
-    if n_ends > 0:
-        _shift_all(sign, last, prices, search)
-        n_paths = _send_all(sign, n_ends, ends, offers, sizes, prices, graph, search)
-    origin = np.int64(limit)
-    while 0 <= origin < len(prices) and search.former[origin] != origin:
-        origin = search.former[origin]
-    search.distance[:], search.is_settled[:] = np.inf, False
-    if not 0 <= origin < len(prices) or _misses(origin, sign, sizes, prices, 0.0) <= 0:
-        return n_paths, np.int64(-1)
-    return n_paths, origin
 
 
 @compiled
