@@ -10,11 +10,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 Block = TypeVar("Block")
+_free: ContextVar[int | None] = ContextVar("threads that torch has left to passes", default=None)
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Have torch work on one thread, and leave its others to passes.
+
+    After an operation that they share, they wait for the next one at full speed, in the way of what comes between.
+    """
+    n_threads = torch.get_num_threads()
+    before = _free.set(n_threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _free.reset(before)
+        torch.set_num_threads(n_threads)
+
+
+def n_threads() -> int:
+    """How many threads a pass may have."""
+    return _free.get() or torch.get_num_threads()
 
 
 def work_through(

@@ -112,15 +112,9 @@ def _least(scores, at, square, level, row_scale, product_scale, price_scale, lea
             k = place * n_groups + group
             value = row_scale * square[k] - product_scale * scores[at, k] - price_scale * level[k]
             least[i, group] = value if place == 0 or value < least[i, group] else least[i, group]
-    lowest = np.full(16, np.float32(np.inf))
-    for first in range(0, n_groups - 15, 16):
-        for lane in range(16):
-            lowest[lane] = min(lowest[lane], least[i, first + lane])
-    for group in range(n_groups - n_groups % 16, n_groups):
-        lowest[0] = min(lowest[0], least[i, group])
-    best = lowest[0]
-    for lane in range(16):
-        best = min(best, lowest[lane])
+    best = np.float32(np.inf)
+    for group in range(n_groups):
+        best = min(best, least[i, group])
     return best
 
 

@@ -21,6 +21,7 @@ from coke import distributed
 from coke.bounded.assignment import Assignment, assign_within, is_free, needed
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices, exact_costs, returned_dtype
+from coke.bounded.crew import torch_alone
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
 from coke.bounded.sizes import SizeBounds
@@ -45,6 +46,7 @@ class Fit:
     converged: bool
 
 
+@torch_alone()
 def lloyd(
     rows: Rows,
     centers: Tensor,
@@ -107,6 +109,7 @@ def lloyd(
     raise AssertionError("the last iteration returns")
 
 
+@torch_alone()
 def assign_rows(
     rows: Rows,
     centers: Tensor,

@@ -20,7 +20,7 @@ from torch import Tensor
 from coke import distributed
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices
-from coke.bounded.crew import work_through
+from coke.bounded.crew import n_threads, work_through
 from coke.bounded.kernels import Array, Found, add_exactly
 from coke.bounded.search import Offers
 
@@ -98,7 +98,7 @@ def sweep(
         return work
 
     apart = costs.device.type == "cpu" and costs.n_rows > 2 * block_rows
-    work_through(costs.blocks(block_rows), begin, torch.get_num_threads() if apart else 1)
+    work_through(costs.blocks(block_rows), begin, n_threads() if apart else 1)
     found = [part for start in sorted(parts) for part in parts[start]]
     if not found:  # a process without rows
         none, nothing = np.zeros(0, np.int32), np.zeros(0)
