@@ -32,41 +32,46 @@ def ascend(offers: Offers, sizes: Sizes, prices: Array, width: Array, reach: Arr
         width, reach: float64 [K], by how much prices may rise and fall: as far as ``offers`` are complete.
     """
     n_clusters, heaviest = len(prices), offers.weight.max(initial=0.0)
-    off = _off(sizes, prices)
-    if len(offers.at) == 0 or np.abs(off).sum() <= n_clusters * heaviest:
+    missing = off(sizes, prices)
+    if len(offers.at) == 0 or np.abs(missing).sum() <= n_clusters * heaviest:
         return  # rows count then, and not how many
     lowest, highest, damping = prices - reach, prices + width, 1.0
     alone = sizes.held - np.bincount(offers.cluster[offers.at], offers.weight, n_clusters)
     second, lead, best = _choose(offers, prices, sizes.held)
     unit, farthest, dual = offers.weight.mean(), lead.max(), _dual(best, alone, sizes, prices)
     for _ in range(_MOST_STEPS):
-        n_beside = min(2 * np.abs(off).sum() / unit, len(lead) * _LARGEST_SHARE)
+        n_beside = min(2 * np.abs(missing).sum() / unit, len(lead) * _LARGEST_SHARE)
         rank = min(int(max(n_beside, _ROWS_BESIDE * n_clusters)), len(lead) - 1)
         within = np.partition(lead, rank)[rank]
         beside = np.flatnonzero(lead <= within)
         wires = offers.cluster[offers.at[beside]], second[beside], offers.weight[beside] / unit
         while True:
-            potential = _solve(*wires, damping, np.where((off != 0) | (prices != 0), off / unit, np.nan))
+            potential = _solve(
+                *wires, damping, np.where((missing != 0) | (prices != 0), missing / unit, np.nan)
+            )
             with np.errstate(over="ignore"):
                 step = np.clip(within * potential, -farthest, farthest)  # beyond, every row has moved
             tried = np.clip(prices + step, lowest, highest)
-            tried[np.sign(tried) == -np.sign(np.where(prices != 0, prices, off))] = 0.0
+            tried[np.sign(tried) == -np.sign(np.where(prices != 0, prices, missing))] = 0.0
             moved, left = offers._replace(at=offers.at.copy()), sizes._replace(held=sizes.held.copy())
             chosen = _choose(moved, tried, left.held)
             higher = _dual(chosen[2], alone, sizes, tried)
-            if higher - dual > _LEAST_GAIN * (off * (tried - prices)).sum():
+            if higher - dual > _LEAST_GAIN * (missing * (tried - prices)).sum():
                 break
             damping *= 4
             if damping > _MOST_DAMPING:
                 return
         (second, lead, _), dual, damping = chosen, higher, max(damping / 2, 1.0)
-        prices[:], offers.at[:], sizes.held[:], off = tried, moved.at, left.held, _off(left, tried)
-        if np.abs(off).sum() <= n_clusters * heaviest:
+        prices[:], offers.at[:], sizes.held[:], missing = tried, moved.at, left.held, off(left, tried)
+        if np.abs(missing).sum() <= n_clusters * heaviest:
             return
 
 
-def _off(sizes: Sizes, prices: Array) -> Array:
-    """What clusters lack, [K], or have too much of (negative) to go with the sign of their price: the dual's slope."""
+def off(sizes: Sizes, prices: Array) -> Array:
+    """What clusters lack, [K], or have too much of (negative): the slope of the dual.
+
+    A price above 0 asks for the least size, one below 0 for the largest.
+    """
     goal = np.where(prices > 0, sizes.lower, sizes.upper)
     return np.where(prices == 0, np.clip(sizes.held, sizes.lower, sizes.upper), goal) - sizes.held
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.ascent import ascend
+from coke.bounded.ascent import ascend, off
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices
 from coke.bounded.kernels import Array
@@ -121,21 +121,22 @@ def assign_within(
     first_value = prices.value
     for n_sweeps in range(1, _MOST_SWEEPS + 1):
         swept = sweep(costs, prices, labels, sums=sums, block_rows=block_rows)
+        value, sizes, cost = prices.value.copy(), Sizes(swept.held.copy(), lower, upper), swept.cost
+        short = np.zeros((2, costs.n_clusters))
         if n_sweeps == 1:
-            former_cost, n_off = swept.former_cost, _off(swept.held, lower, upper)
-        first_at, value = swept.offers.at.copy(), prices.value.copy()
-        sizes = Sizes(swept.held.copy(), lower, upper)
-        scale = max(costs.magnitude, float(np.ptp(prices.value)))
-        margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
-        offered = (*prices[1:], margin)
-        ascend(swept.offers, sizes, value, *prices[1:])
-        short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
-        if heaviest > 0:
-            # whole rows of different weights need not meet bounds: what misses them by too much has to
-            short, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
-        _follow(swept, first_at, labels, costs, sums, take)
-        gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
-        cost = swept.cost + math.fsum(gained[gained != 0].tolist())
+            former_cost, n_off = swept.former_cost, float(np.abs(off(sizes, short[0])).sum())
+        if off(sizes, value).any():  # else prices and sizes are right as they are
+            scale = max(costs.magnitude, float(np.ptp(value)))
+            margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
+            first_at, offered = swept.offers.at.copy(), (*prices[1:], margin)
+            ascend(swept.offers, sizes, value, *prices[1:])
+            short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
+            if heaviest > 0:
+                # whole rows of different weights need not meet bounds: what misses them by too much has to
+                short, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
+            _follow(swept, first_at, labels, costs, sums, take)
+            gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
+            cost += math.fsum(gained[gained != 0].tolist())
         moved = value - prices.value
         exact = (
             not short.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
@@ -163,11 +164,6 @@ def assign_within(
         n_off=n_off,
         n_sweeps=n_sweeps,
     )
-
-
-def _off(held: Array, lower: Array, upper: Array) -> float:
-    """Rows that are missing or too many."""
-    return float(np.maximum(lower - held, 0).sum() + np.maximum(held - upper, 0).sum())
 
 
 def needed(moved: Array) -> tuple[Array, Array]:
