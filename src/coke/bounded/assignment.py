@@ -146,7 +146,7 @@ def assign_within(
         lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
-        prices = _wider(value, moved, short, prices, prices if usual is None else usual)
+        prices = _wider(value, moved, short, prices, prices if usual is None else usual, 2.0**n_sweeps)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
@@ -172,11 +172,11 @@ def needed(moved: Array) -> tuple[Array, Array]:
     return np.maximum(moved - level, 0), np.maximum(level - moved, 0)
 
 
-def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Prices) -> Prices:
-    """The new prices, with what offers should have had; where a search got lost at most twice of what they had."""
+def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Prices, times: float) -> Prices:
+    """The new prices, with what offers lacked; where a search got lost at most so many times of what they had."""
     wide = []
     for need, missing, now, plenty in zip(needed(moved), short, prices[1:], usual[1:], strict=True):
-        most = 2 * np.maximum(now, np.maximum(plenty, np.median(plenty)))
+        most = times * np.maximum(now, np.maximum(plenty, np.median(plenty)))
         more = np.minimum(now + 1.5 * missing, np.where(most > 0, most, np.inf))
         wide.append(np.maximum(np.where(missing > 0, np.maximum(more, plenty), now), 1.5 * need))
     return Prices(value, *wide)
