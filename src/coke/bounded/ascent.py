@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from coke.bounded.kernels import Array
-from coke.bounded.search import Offers, Sizes, compiled
+from coke.bounded.kernels import Array, compiled
+from coke.bounded.search import Offers, Sizes
 
 _ROWS_BESIDE = 8  # a cluster, at least: fewer say little of how many more there are
 _LARGEST_SHARE = 1 / 8  # of rows that can be beside a boundary

@@ -124,7 +124,7 @@ def assign_within(
         value, sizes, cost = prices.value.copy(), Sizes(swept.held.copy(), lower, upper), swept.cost
         short = np.zeros((2, costs.n_clusters))
         if n_sweeps == 1:
-            former_cost, n_off = swept.former_cost, float(np.abs(off(sizes, short[0])).sum())
+            former_cost, n_off = swept.former_cost, float(np.abs(off(sizes, np.zeros_like(value))).sum())
         if off(sizes, value).any():  # else prices and sizes are right as they are
             scale = max(costs.magnitude, float(np.ptp(value)))
             margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)

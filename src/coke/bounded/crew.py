@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 Block = TypeVar("Block")
-_free: ContextVar[int | None] = ContextVar("threads that torch has left to passes", default=None)
+_guard = threading.Lock()
+_left: list[int] = []  # how many threads torch had, told by each of those who have taken them from it
 
 
 @contextmanager
@@ -25,20 +25,23 @@ def torch_alone() -> Iterator[None]:
     """Have torch work on one thread, and leave its others to passes.
 
     After an operation that they share, they wait for the next one at full speed, in the way of what comes between.
+    torch counts threads for a thread and for those that start later: so each of several callers puts back its own.
     """
-    n_threads = torch.get_num_threads()
-    before = _free.set(n_threads)
+    with _guard:
+        number = n_threads()
+        _left.append(number)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        _free.reset(before)
-        torch.set_num_threads(n_threads)
+        with _guard:
+            _left.remove(number)
+        torch.set_num_threads(number)
 
 
 def n_threads() -> int:
     """How many threads a pass may have."""
-    return _free.get() or torch.get_num_threads()
+    return _left[0] if _left else torch.get_num_threads()
 
 
 def work_through(

@@ -17,7 +17,7 @@ from numba import njit
 Array = np.ndarray[Any, Any]
 GROUP = 8  # clusters of a group, whose least score is looked at before they are
 TRIED_ROWS = 32  # of a block, by which is told whether looking again at some groups is faster than at all
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = njit(cache=True, nogil=True, error_model="numpy")
 _reordered = njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
 )
@@ -160,7 +160,7 @@ def _fall(least, fall, stride, distance, i, former, error):
         least[i, group] += fall[former, group] - distance * stride[group] - 4 * error
 
 
-@_compiled
+@compiled
 def _near(bar, i, price_scale, widest, least, near):
     """List the groups that may hold something below the bar; how many."""
     n_near = 0
@@ -182,7 +182,7 @@ def _error(rows, i, factor, own_scale, size, errors):
     )
 
 
-@_compiled
+@compiled
 def _in_order(first, end, clusters, offers):
     """Sort what is listed of a row by its clusters: few as a rule, and in order already where all are."""
     if end - first > 64:
@@ -198,7 +198,7 @@ def _in_order(first, end, clusters, offers):
         clusters[place], offers[place] = cluster, offer
 
 
-@_compiled
+@compiled
 def _best(former, first, end, weight, prices, clusters, offers):
     """Which of the exact costs listed for a row is the best: of equals the cluster it is in, else the lowest."""
     best, chosen = np.inf, -1
@@ -209,7 +209,7 @@ def _best(former, first, end, weight, prices, clusters, offers):
     return chosen
 
 
-@_compiled
+@compiled
 def _keep(first, end, chosen, weight, prices, widths, reach, clusters, offers):
     """Keep of a row's exact costs what is on offer: the end of those that are listed."""
     bar = offers[chosen] - weight * prices[clusters[chosen]] + weight * reach
@@ -222,7 +222,7 @@ def _keep(first, end, chosen, weight, prices, widths, reach, clusters, offers):
     return kept if kept > first + 1 and weight > 0 else first
 
 
-@_compiled
+@compiled
 def _list(
     bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale, product_scale,
     price_scale, n_near, near, first, clusters, offers,
@@ -243,13 +243,13 @@ def _list(
     return end
 
 
-@_compiled
+@compiled
 def is_too_much(n_looked, n_rows, n_groups):
     """Whether products of whole blocks would have been faster, which take a third of the time a pair."""
     return 3 * n_looked > n_rows * n_groups
 
 
-@_compiled
+@compiled
 def offers_by_distance(
     scores, block, centers, scale, errors, groups, prices, widths, reaches, seen, again, found
 ):
@@ -336,7 +336,7 @@ def offers_by_distance(
     return n_listed, len(rows), n_looked
 
 
-@_compiled
+@compiled
 def offers_by_cost(costs, prices, widths, reaches, sizes, found):
     """As `offers_by_distance`, for costs float64 [b, K] that are given."""
     n_clusters, n_listed = len(prices), 0
@@ -357,7 +357,7 @@ def offers_by_cost(costs, prices, widths, reaches, sizes, found):
     return n_listed, len(costs)
 
 
-@_compiled
+@compiled
 def add_changed(rows, factors, shift, weights, grids, weight_grid, former, now, sums, masses):
     """Take rows [b, D] whose cluster has changed from the sums [K, 2 D] and masses [K] of the former, to the new one.
 
@@ -381,7 +381,7 @@ def add_changed(rows, factors, shift, weights, grids, weight_grid, former, now, 
                     sums[former[i], n_features + d] -= fine
 
 
-@_compiled
+@compiled
 def add_exactly(values, total):
     """Add values [n] to ``total`` [2], a sum and what rounding has taken from it (Knuth's two-sum)."""
     high, low = total[0], total[1]

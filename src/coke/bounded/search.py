@@ -22,13 +22,11 @@ Legend: K clusters, M rows offered to more than one cluster, P pairs of such a r
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-Array = np.ndarray[Any, Any]
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+from coke.bounded.kernels import Array, compiled
 
 
 class Offers(NamedTuple):
