@@ -165,16 +165,16 @@ class DistanceCosts(Costs):
     def _groups(self, prices: Prices, level: Array) -> Groups:
         order = ungrouped(self.n_clusters) if self.seen is None else self.seen.order
         present = order >= 0
-        columns = np.zeros((3, len(order)), np.float32)
+        columns = np.zeros((4, len(order)), np.float32)
         columns[0] = 3e38
-        columns[:, present] = np.stack([self.squares.numpy(), level, prices.width])[:, order[present]]
+        columns[:, present] = np.stack([self.squares.numpy(), level, *prices[1:]])[:, order[present]]
         group = np.empty(self.n_clusters, np.int32)
         group[order[present]] = np.flatnonzero(present) % (len(order) // GROUP)
         centers = np.zeros((len(order), self.doubled.shape[1]), np.float32)
         centers[present] = self.doubled.numpy()[order[present]]
         beside = np.ascontiguousarray(centers.reshape(GROUP, -1, centers.shape[1]).swapaxes(0, 1))
-        square, flat, width = columns
-        return Groups(order, group, square, flat, width, width.reshape(GROUP, -1).max(0), beside)
+        square, flat, width, reach = columns
+        return Groups(order, group, square, flat, width, reach, width.reshape(GROUP, -1).max(0), beside)
 
     def keep(self, own: Array) -> None:
         """See `Costs`."""
@@ -236,7 +236,10 @@ class _DistancesHere(Look):
         self.near = np.empty((n_groups, GROUP), np.float32)
         self.centers = costs.centers.contiguous().numpy()
         self.found = _room(block_rows, costs.n_clusters)
-        self.nothing = Known(*np.zeros((2, 1, n_groups), np.float32), *np.zeros((2, n_groups), np.float32))
+        self.nothing = Known(
+            np.zeros(0, np.float32), np.zeros((0, n_groups), np.uint16), np.zeros((1, n_groups), np.float32),
+            *np.zeros((2, n_groups), np.float32),
+        )  # fmt: skip
 
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
@@ -270,14 +273,14 @@ class _DistancesHere(Look):
             done += n_rows
 
     def _known(self, start: int, stop: int) -> Known:
-        """What is known of some rows: a buffer of one, where nothing is kept."""
-        if self.known is not None:
-            return self.known._replace(
-                least=self.known.least[start:stop], distance=self.known.distance[start:stop]
-            )
-        if self.costs.seen is not None:
-            return self.nothing._replace(least=self.costs.seen.least[start:stop])
-        return self.nothing
+        """What is known of some rows."""
+        known, seen = self.known, self.costs.seen
+        if seen is None:
+            return self.nothing
+        kept = {"base": seen.base[start:stop], "above": seen.above[start:stop]}
+        if known is None:
+            return self.nothing._replace(**kept)
+        return known._replace(**kept, distance=known.distance[start:stop])
 
 
 class _DistancesElsewhere(Look):

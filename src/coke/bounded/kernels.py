@@ -48,7 +48,8 @@ class Groups(NamedTuple):
     Attributes:
         order: int32 [8 G], the cluster of column place * G + group, or -1 for none.
         group: int32 [K], of each cluster.
-        square, level, width: float32 [8 G], squared lengths of (shifted) centers, prices less their mean, widths.
+        square, level, width, reach: float32 [8 G], squared lengths of (shifted) centers, prices less their mean, and
+            how wide offers are.
         widest: float32 [G], the largest width of each group.
         centers: float32 [G, 8, D], twice the (shifted) centers; of no features where nothing is seen again.
     """
@@ -58,6 +59,7 @@ class Groups(NamedTuple):
     square: Array
     level: Array
     width: Array
+    reach: Array
     widest: Array
     centers: Array
 
@@ -82,13 +84,15 @@ class Known(NamedTuple):
     """What earlier sweeps have left, see `coke.bounded.seen`.
 
     Attributes:
-        least: float32 [b, G], no reduced cost of a row for a cluster of a group was less; of one row: a buffer.
+        base: float32 [b], no reduced cost of a row was less,
+        above: uint16 [b, G], nor for a cluster of a group by less than this above it; of no rows: nothing is kept.
         fall: float32 [K, G], by how much that has changed at least, of a row in this cluster,
         stride: float32 [G], times the row's distance from its center,
         distance: float32 [b].
     """
 
-    least: Array
+    base: Array
+    above: Array
     fall: Array
     stride: Array
     distance: Array
@@ -104,17 +108,17 @@ def _squared_distance(rows, i, factor, centers, k):
 
 
 @_reordered
-def _least(scores, at, square, level, row_scale, product_scale, price_scale, least, i):
+def _least(scores, i, square, level, row_scale, product_scale, price_scale, least):
     """The least reduced cost in each group, and of all; groups lie across, so that minima are taken side by side."""
-    n_groups = least.shape[1]
+    n_groups = len(least)
     for place in range(GROUP):
         for group in range(n_groups):
             k = place * n_groups + group
-            value = row_scale * square[k] - product_scale * scores[at, k] - price_scale * level[k]
-            least[i, group] = value if place == 0 or value < least[i, group] else least[i, group]
+            value = row_scale * square[k] - product_scale * scores[i, k] - price_scale * level[k]
+            least[group] = value if place == 0 or value < least[group] else least[group]
     best = np.float32(np.inf)
     for group in range(n_groups):
-        best = min(best, least[i, group])
+        best = min(best, least[group])
     return best
 
 
@@ -146,27 +150,40 @@ def _look(rows, i, group, centers, offset, product_scale, scores, least):
     )
     for place in range(GROUP):
         low = min(low, first[place] - product_scale * score[place])
-    least[i, group] = low
+    least[group] = low
     return low
 
 
 @_reordered
-def _fall(least, fall, stride, distance, i, former, error):
-    """Let what is known of a row's groups fall by as much as their clusters may have come nearer.
+def _recall(known, i, former, error, least):
+    """What is known of a row's groups, fallen by as much as their clusters may have come nearer.
 
     The errors are that of the scores and those of this sum, whose terms may be several times as large.
     """
-    for group in range(least.shape[1]):
-        least[i, group] += fall[former, group] - distance * stride[group] - 4 * error
+    base, above, fall, stride, distance = known
+    for group in range(len(least)):
+        kept = np.uint32(np.uint32(above[i, group]) << np.uint32(15)).view(np.float32)
+        least[group] = base[i] + kept + fall[former, group] - distance[i] * stride[group] - 4 * error
+
+
+@_reordered
+def _keep_known(least, known, i):
+    """Keep how far each group is above the lowest, in eight bits of exponent and eight of what follows, cut off."""
+    base = np.float32(np.inf)
+    for group in range(len(least)):
+        base = min(base, least[group])
+    known.base[i] = base
+    for group in range(len(least)):
+        known.above[i, group] = np.float32(least[group] - base).view(np.uint32) >> np.uint32(15)
 
 
 @compiled
-def _near(bar, i, price_scale, widest, least, near):
+def _near(bar, price_scale, widest, least, near):
     """List the groups that may hold something below the bar; how many."""
     n_near = 0
-    for group in range(least.shape[1]):
+    for group in range(len(least)):
         near[n_near] = group
-        n_near += least[i, group] - price_scale * widest[group] <= bar
+        n_near += least[group] - price_scale * widest[group] <= bar
     return n_near
 
 
@@ -244,6 +261,21 @@ def _list(
 
 
 @compiled
+def _reach(bar, scores, again, i, square, level, reach, row_scale, product_scale, price_scale, n_near, near):
+    """The largest reach of all clusters that may be a row's best one: whose score is below ``bar``."""
+    most, n_groups = np.float32(0), len(square) // GROUP
+    for number in range(n_near):
+        group = near[number]
+        for place in range(GROUP):
+            k = place * n_groups + group
+            score = scores[group, place] if again else scores[i, k]
+            value = row_scale * square[k] - product_scale * score - price_scale * level[k]
+            if value <= bar and reach[k] > most:
+                most = reach[k]
+    return most
+
+
+@compiled
 def is_too_much(n_looked, n_rows, n_groups):
     """Whether products of whole blocks would have been faster, which take a third of the time a pair."""
     return 3 * n_looked > n_rows * n_groups
@@ -265,7 +297,7 @@ def offers_by_distance(
         groups: of the clusters.
         prices, widths, reaches: float64 [K]; a row at its best cluster b is offered to k if that is worse by at most
             widths[k] + reaches[b], per unit of size.
-        seen: what is known of these rows, written to; or one row that nobody asks for.
+        seen: what is known of these rows, written to; or of no rows.
         again: whether that is to be used. Rows weigh 1 then.
         found: written to.
 
@@ -275,10 +307,10 @@ def offers_by_distance(
     """
     n_clusters, n_groups, n_listed, n_looked = len(centers), len(groups.widest), 0, 0
     rows, rough, factors, costs, sizes = block
-    order, group_of, square, level, width, widest, beside = groups
-    least, fall, stride, distance = seen
+    order, group_of, square, level, width, reach, widest, beside = groups
     label, former_cost, cost, n_offers, clusters, offers = found
-    near, kept = np.empty(n_groups + 1, np.int32), len(least) > 1
+    near, least, kept = np.empty(n_groups + 1, np.int32), np.empty(n_groups, np.float32), len(seen.base) > 0
+    looked, nothing, is_reached = np.full(n_groups, -1), np.zeros_like(widest), reaches.max() > 0
     offset = np.empty((n_groups, GROUP), np.float32)
     for k in range(GROUP * n_groups if again else 0):
         offset[k % n_groups, k // n_groups] = np.float32(scale) * square[k] - level[k]
@@ -291,48 +323,45 @@ def offers_by_distance(
         price_scale, error = np.float32(size), _error(rough, i, factor, own_scale, size, errors)
         row_scale = np.float32(own_scale)
         product_scale = row_scale * np.float32(factor)
-        at, former = i if kept else 0, label[i]
+        former = label[i]
         if again:
-            _fall(least, fall, stride, distance[i], i, former, error)
+            _recall(seen, i, former, error, least)
             own = group_of[former]
             bar = _look(rough, i, own, beside, offset, product_scale, scores, least) + 2 * error
-            n_near, n_left = _near(bar, i, price_scale, widest, least, near), 0
+            looked[own] = i
+            n_near = _near(bar, price_scale, widest, least, near)
             for number in range(n_near):
                 group = near[number]
-                if group != own and least[i, group] - widest[group] <= bar:
-                    n_looked += 1
+                if looked[group] != i and least[group] - widest[group] <= bar:
                     low = _look(rough, i, group, beside, offset, product_scale, scores, least)
-                    bar = min(bar, low + 2 * error)
-                near[n_left] = group
-                n_left += least[i, group] - widest[group] <= bar
-            n_near = n_left
+                    bar, looked[group], n_looked = min(bar, low + 2 * error), i, n_looked + 1
         else:
             bar = 2 * error + _least(
-                scores, i, square, level, row_scale, product_scale, price_scale, least, at
+                scores, i, square, level, row_scale, product_scale, price_scale, least
             )
-            n_near = _near(bar, at, price_scale, widest, least, near)
+        if is_reached:
+            n_near = _near(bar, price_scale, nothing, least, near)
+            bar += price_scale * _reach(
+                bar, scores, again, i, square, level, reach, row_scale, product_scale, price_scale, n_near, near
+            )
+        n_near = _near(bar, price_scale, widest, least, near)
+        for number in range(n_near if again else 0):
+            group = near[number]
+            if looked[group] != i:
+                looked[group], n_looked = i, n_looked + 1
+                _look(rough, i, group, beside, offset, product_scale, scores, least)
         end = _list(
             bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale,
             product_scale, price_scale, n_near, near, n_listed, clusters, offers,
         )  # fmt: skip
         chosen = _best(former, n_listed, end, size, prices, clusters, offers)
-        reach = reaches[clusters[chosen]]
-        if reach > 0:
-            bar += price_scale * np.float32(reach)
-            n_near = _near(bar, at, price_scale, widest, least, near)
-            for number in range(n_near if again else 0):
-                n_looked += 1
-                _look(rough, i, near[number], beside, offset, product_scale, scores, least)
-            end = _list(
-                bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale,
-                product_scale, price_scale, n_near, near, n_listed, clusters, offers,
-            )  # fmt: skip
-            chosen = _best(former, n_listed, end, size, prices, clusters, offers)
         label[i], cost[i], former_cost[i] = clusters[chosen], offers[chosen], offers[chosen]
         if former >= 0 and former != label[i]:
             former_cost[i] = own_scale * _squared_distance(rows, i, factor, centers, former)
         end = _keep(n_listed, end, chosen, size, prices, widths, reaches[label[i]], clusters, offers)
         n_offers[i], n_listed = end - n_listed, end
+        if kept:
+            _keep_known(least, seen, i)
     return n_listed, len(rows), n_looked
 
 

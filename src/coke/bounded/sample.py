@@ -25,6 +25,7 @@ _FIRST_ROWS, _LEAST_ROWS = (
     2**11,
 )  # a cluster, and in all, that come first; each next part is eight times as large
 _WIDEST = 2  # times a usual width: what a small part needed is more than a larger one does
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 _DENSE_PAIRS, _DENSE_ROWS = (
     2**22,
     16,
@@ -86,7 +87,7 @@ def fitting_prices(
         is_all: whether these rows are all there are: then the last part is left to the caller.
     """
     costs, n_clusters = costs_of(1), len(value)
-    prices = first_prices(costs, value)
+    prices = first_prices(costs, _shortened(costs, bounds, total, value))
     step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
     while step > 1 or not is_all:
         prices = _fit(costs_of(step), bounds, total, prices)
@@ -125,9 +126,7 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     Rows of a cluster that has too many are offered as widely as half of that.
     """
     n_clusters = costs.n_clusters
-    reduced, sizes = costs.some(
-        max(min(_DENSE_PAIRS // n_clusters, _DENSE_ROWS * n_clusters), 2 * _DENSE_ROWS)
-    )
+    reduced, sizes = costs.some(_n_dense(n_clusters))
     reduced = reduced - (sizes[:, None] * value).astype(reduced.dtype)
     reduced -= reduced.min(1, keepdims=True)
     lead = np.ascontiguousarray((reduced / np.maximum(sizes, 1e-300)[:, None].astype(reduced.dtype)).T)
@@ -137,6 +136,27 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     most = np.max(width, initial=0.0, where=np.isfinite(width))
     width[~np.isfinite(width)] = most  # fewer rows are elsewhere
     return Prices(value, width, width / 2)
+
+
+def _shortened(costs: Costs, bounds: SizeBounds, total: float, value: Array) -> Array:
+    """Prices [K] times that share of 1 under which the dual is highest: those of other centers may be far too large.
+
+    The first centers are single rows, the next are means, and in many dimensions half of all distances goes with that.
+    """
+    if not value.any():
+        return value
+    reduced, sizes = costs.some(_n_dense(costs.n_clusters))
+    dual = []
+    for share in _SHARES:
+        prices = share * value
+        bound = np.where(prices > 0, bounds.lower, np.where(prices < 0, bounds.upper, 0))
+        best = (reduced - sizes[:, None] * prices).min(1).sum(dtype=np.float64)
+        dual.append(total / sizes.sum() * best + (bound * prices).sum())
+    return _SHARES[int(np.argmax(dual))] * value
+
+
+def _n_dense(n_clusters: int) -> int:
+    return max(min(_DENSE_PAIRS // n_clusters, _DENSE_ROWS * n_clusters), 2 * _DENSE_ROWS)
 
 
 def stored(rows: Tensor, metric: str) -> Tensor:

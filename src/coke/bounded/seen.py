@@ -38,12 +38,13 @@ class Seen:
 
     Attributes:
         order: int32 [8 G], see `coke.bounded.kernels.Groups`.
-        least: float32 [N, G], no reduced cost of a row for a cluster of the group was less.
+        base, above: float32 [N] and uint16 [N, G], see `coke.bounded.kernels.Known`.
     """
 
     def __init__(self, n_rows: int, centers: Tensor) -> None:
         self.order = grouped(centers.numpy())
-        self.least = np.empty((n_rows, len(self.order) // GROUP), np.float32)  # the first sweep fills it
+        self.base = np.empty(n_rows, np.float32)  # the first sweep fills them
+        self.above = np.empty((n_rows, len(self.order) // GROUP), np.uint16)
         self._errors: Errors = (0.0, 0.0, 0.0, 0.0)
         self._own: Array | None = None
         self._centers: Array | None = None
@@ -55,7 +56,7 @@ class Seen:
         return (
             n_clusters >= _FEWEST_CLUSTERS
             and n_rows >= _FEWEST_ROWS * n_clusters
-            and n_rows * n_clusters * 4 <= _MOST_BYTES * GROUP
+            and n_rows * n_clusters * 2 <= _MOST_BYTES * GROUP
         )
 
     def turn(
@@ -87,7 +88,7 @@ class Seen:
         widest = stride.reshape(GROUP, -1).max(0).astype(np.float32)
         fallen_least = fall - np.abs(fall) * np.float32(2.0**-21)
         distance = np.sqrt(own / scale).astype(np.float32)
-        return Known(self.least, fallen_least, widest, distance), self._errors
+        return Known(self.base, self.above, fallen_least, widest, distance), self._errors
 
     def keep(self, own: Array) -> None:
         """What each row costs, float64 [N], under the centers of the last sweep; it may still be written to."""
