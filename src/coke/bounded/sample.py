@@ -91,16 +91,14 @@ def fitting_prices(
     step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
     while step > 1 or not is_all:
         prices = _fit(costs_of(step), bounds, total, prices)
+        usual = first_prices(costs, prices.value)
+        most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
+        wide = [np.clip(now, plenty, most) for now, plenty in zip(prices[1:], usual[1:], strict=True)]
+        prices = Prices(prices.value, *wide)
         if step == 1 or (step <= 4 and is_all):
             break
         step = max(step // 8, 1)
-    else:
-        return prices
-    usual = first_prices(costs, prices.value)
-    most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
-    return Prices(
-        prices.value, np.clip(prices.width, usual.width, most), np.clip(prices.reach, usual.reach, most)
-    )
+    return prices
 
 
 def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Prices:
