@@ -82,6 +82,8 @@ def lloyd(
         found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
         changed = found.n_changed
         if not free:
+            if n_moves == 1:  # from here on centers move less
+                usual = Prices(usual.value, usual.width / 2, usual.reach / 2)
             prices, sizes = following(found, bounds, usual, sizes), found.sizes
         if progress is not None:
             progress(
