@@ -106,7 +106,9 @@ class Case:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             peak, before = map(float, done.stdout.split())
             figures[MEMORY] = peak - before
-            print(f"  {before:.0f} MiB beyond the rows were there before it fitted (libraries), {peak:.0f} at the most")
+            print(
+                f"  {before:.0f} MiB beyond the rows were there before it fitted (libraries), {peak:.0f} at the most"
+            )
         checks = peers.judge(figures, {"outside": 0, "own inertia off by": 1e-6} | self.wanted)
         return entry(self.what, setting, times, figures, checks) | {"results": results}
 

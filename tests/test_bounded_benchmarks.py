@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-MODULES = ("_peers", "_rows", "bounded", "bounded_gpu", "bounded_scaling")
+MODULES = ("_peers", "_rows", "bounded", "bounded_gpu", "bounded_scaling", "bounded_sweep")
 OPTIONS = Namespace(quick=True, pairs=1, threads=1, as_before=True)
 
 
@@ -153,8 +153,8 @@ def test_every_row_runs_and_says_what_it_skips(tmp_path: Path) -> None:
             assert met(case)["outside"]
             assert met(case).get("own inertia off by", True)
             assert met(case).get("cost above scipy", True)
-    memory = results["mixture-1m"]["cases"][0]["figures"]["MiB of the process beyond the rows"]
-    assert 50 < memory < 4_000
+    memory = results["mixture-1m"]["cases"][0]["figures"]["MiB beyond the rows and the libraries"]
+    assert 0 < memory < 1_024
     (tmp_path / "words").mkdir()
     rows = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float16)
     np.save(tmp_path / "words" / "vectors.npy", rows)
@@ -171,3 +171,6 @@ def test_scaling_and_gpu_run(tmp_path: Path) -> None:
     results, _ = quick("bounded_gpu", tmp_path / "gpu.json", "--device", "cpu")
     assert set(results["times"]) == {"coke", "bare", "bare, float16"}
     assert met(results)["outside"]
+    results, _ = quick("bounded_sweep", tmp_path / "sweep.json")
+    assert len(results["sweeps"]) in (3, 6)
+    assert results["search"]["compiled"] > 0
