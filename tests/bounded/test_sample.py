@@ -13,6 +13,7 @@ from oracles import Problem, seeds
 
 from coke.bounded.costs import MatrixCosts
 from coke.bounded.sample import Sample, first_prices, fitting_prices, stored
+from coke.bounded.sizes import SizeBounds
 
 
 def a_sample(rows: np.ndarray, metric: str = "euclidean", **options: Any) -> Sample:
@@ -132,3 +133,16 @@ def test_variance_and_what_is_stored() -> None:
     assert unit.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
     assert stored(torch.tensor([[3.0, 4.0]]).double(), "cosine").tolist() == [[0.6, 0.8]]
     assert stored(torch.tensor([[3, 4]]), "euclidean").dtype == torch.float64
+
+
+def test_prices_of_other_centers_widen_no_offers() -> None:
+    """Prices that fitted single rows are far too large for means: they are shortened, and not followed."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(6_000, 64))
+    near_all = torch.from_numpy(0.1 * random.normal(size=(60, 64)))
+    sample, bounds = a_sample(rows), SizeBounds(*(torch.full((60,), n).double() for n in (25.0, 400.0)))
+    far = 50.0 * random.random(60)
+    from_nothing = sample.prices(near_all, bounds, None)
+    from_far = sample.prices(near_all, bounds, far)
+    assert (from_far.width <= 2 * from_nothing.width).all()
+    assert np.abs(from_far.value).max() < 1

@@ -101,3 +101,21 @@ def test_little_is_looked_at_again_where_little_has_changed(monkeypatch: pytest.
         sweep(costs, nothing, labels)
         seen = costs.seen
     assert max(looked) < 2  # of 16 groups
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e30])
+def test_what_is_kept_in_two_bytes_is_never_above_and_hardly_below(scale: float) -> None:
+    random = np.random.default_rng(0)
+    least = (scale * random.lognormal(0, 4, 96) * random.choice([-1, 1], 96)).astype(np.float32)
+    none = np.zeros((1, 96), np.float32)
+    known = kernels.Known(
+        np.zeros(1, np.float32), np.zeros((1, 96), np.uint16), none, none[0], np.zeros(1, np.float32)
+    )
+    kernels._keep_known(least, known, 0)
+    again = np.empty(96, np.float32)
+    kernels._recall(known, 0, 0, np.float32(0), again)
+    lowest = least.min()
+    rounding = 2.0**-22 * np.abs(least).max()
+    assert known.base[0] == lowest
+    assert (again <= least + rounding).all()
+    assert (again - lowest >= (least - lowest) * (1 - 2.0**-8) - rounding).all()

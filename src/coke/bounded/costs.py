@@ -277,10 +277,10 @@ class _DistancesHere(Look):
         known, seen = self.known, self.costs.seen
         if seen is None:
             return self.nothing
-        kept = {"base": seen.base[start:stop], "above": seen.above[start:stop]}
+        base, above = seen.base[start:stop], seen.above[start:stop]
         if known is None:
-            return self.nothing._replace(**kept)
-        return known._replace(**kept, distance=known.distance[start:stop])
+            return self.nothing._replace(base=base, above=above)
+        return known._replace(base=base, above=above, distance=known.distance[start:stop])
 
 
 class _DistancesElsewhere(Look):

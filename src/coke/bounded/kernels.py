@@ -336,14 +336,12 @@ def offers_by_distance(
                     low = _look(rough, i, group, beside, offset, product_scale, scores, least)
                     bar, looked[group], n_looked = min(bar, low + 2 * error), i, n_looked + 1
         else:
-            bar = 2 * error + _least(
-                scores, i, square, level, row_scale, product_scale, price_scale, least
-            )
+            bar = 2 * error + _least(scores, i, square, level, row_scale, product_scale, price_scale, least)
         if is_reached:
             n_near = _near(bar, price_scale, nothing, least, near)
             bar += price_scale * _reach(
-                bar, scores, again, i, square, level, reach, row_scale, product_scale, price_scale, n_near, near
-            )
+                bar, scores, again, i, square, level, reach, row_scale, product_scale, price_scale, n_near, near,
+            )  # fmt: skip
         n_near = _near(bar, price_scale, widest, least, near)
         for number in range(n_near if again else 0):
             group = near[number]
