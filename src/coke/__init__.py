@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from coke import _timm
-
 if TYPE_CHECKING:
     from coke.api import evaluate, pretrain
     from coke.bounded.balanced import assign_balanced
@@ -66,5 +64,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
-
-_timm.register()

@@ -1,6 +1,6 @@
-"""Backbones for small images, registered with timm under names of their own by ``import coke``.
+"""Backbones for small images, registered with timm under names of their own by ``import coke.backbones``.
 
-    import coke, timm
+    import coke.backbones, timm
     model = timm.create_model("coke_conv5_w16", num_classes=0, checkpoint_path="runs/textures/backbone.safetensors")
 
 timm's ResNets begin with a 7 x 7 convolution of stride 2 and a max-pool, which leave 8 x 8 positions of a

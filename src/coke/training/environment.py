@@ -35,7 +35,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         **{name: tuple(round(value, 4) for value in getattr(config, name)) for name in ("mean", "std")},
     }
     loads = (
-        f'import coke, timm; timm.create_model("{config.backbone}", num_classes=0, '
+        f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
         f'checkpoint_path="backbone.safetensors", pretrained_cfg_overlay={normalised})'
     )
     if config.backbone.startswith("custom:"):
