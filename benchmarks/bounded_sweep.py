@@ -112,7 +112,7 @@ def main() -> None:
     options = common.arguments(__doc__).parse_args()
     import torch
 
-    from coke.bounded.crew import torch_alone
+    from coke.bounded.thread_pool import torch_alone
 
     pairs = options.pairs or (1 if options.quick else 7)
     where = common.environment()

@@ -21,10 +21,10 @@ from coke import distributed
 from coke.bounded.assignment import Assignment, assign_within, is_free, needed
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices, exact_costs, returned_dtype
-from coke.bounded.crew import torch_alone
 from coke.bounded.kernels import Array
 from coke.bounded.rows import Rows
 from coke.bounded.sizes import SizeBounds
+from coke.bounded.thread_pool import torch_alone
 
 _EQUAL = 1e-14  # relative: an objective that falls by less has not fallen
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from coke import distributed
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices
-from coke.bounded.crew import n_threads, work_through
 from coke.bounded.kernels import Array, Found, add_exactly
 from coke.bounded.search import Offers
+from coke.bounded.thread_pool import n_threads, work_through
 
 
 @dataclass(frozen=True, eq=False)

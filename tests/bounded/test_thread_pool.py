@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from coke.bounded.crew import n_threads, torch_alone
+from coke.bounded.thread_pool import n_threads, torch_alone
 
 
 @pytest.fixture
