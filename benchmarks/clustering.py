@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 import _common as common
 from coke import LabelMemory, OnlineConstrainedKMeans
-from coke.training.objective import Objective
+from coke.method.objective import Objective
 
 BATCH, DIM, IMAGES = 256, 128, 50_000
 HEADS = ((3000,), (4000,), (5000,), (3000, 4000, 5000))

@@ -52,9 +52,9 @@ def stream(n_images: int) -> dict[str, int]:
     from torch.nn.functional import normalize
 
     from coke import LabelMemory, OnlineConstrainedKMeans
+    from coke.method.network import Output
+    from coke.method.objective import Objective
     from coke.training.health import EpochFigures
-    from coke.training.network import Output
-    from coke.training.objective import Objective
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

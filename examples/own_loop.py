@@ -7,8 +7,8 @@ from torchvision.transforms import v2
 from coke import LabelMemory, OnlineConstrainedKMeans, auto_dual_lr
 from coke.backbones import Conv5
 from coke.data.textures import textures
-from coke.training.network import Network
-from coke.training.objective import Objective
+from coke.method.network import Network
+from coke.method.objective import Objective
 
 N, BATCH, K, DIM, RATIO = 2000, 128, 20, 64, 0.4  # every cluster is to hold RATIO * N / K = 40 images
 

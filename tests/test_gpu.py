@@ -8,9 +8,9 @@ from torch.nn.functional import normalize
 
 import coke
 from coke.evaluation import knn_accuracy, linear_probe, near
+from coke.method.network import Output
+from coke.method.objective import Objective, Target
 from coke.training import augment
-from coke.training.network import Output
-from coke.training.objective import Objective, Target
 from coke.training.plan import make_plan
 from coke.training.session import Session
 from coke.training.views import View

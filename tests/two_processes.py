@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-import coke
+import coke.backbones
 from coke import distributed
 from coke.run import Run
 from coke.training.plan import make_plan

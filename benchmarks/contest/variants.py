@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from coke.method import OnlineConstrainedKMeans
-from coke.method.online import argmax_rows
+from coke.method.kmeans import argmax_rows
+from coke.method.network import Output
 from coke.training.batches import Batch
 from coke.training.learner import Learner
-from coke.training.network import Output
 
 QUEUE = 3840  # features that SwAV balances together with the batch
 EPSILON, ITERATIONS = 0.05, 3  # of Sinkhorn-Knopp, SwAV's own

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from coke.bounded.sizes import check_sizes
     from coke.errors import CokeError
     from coke.method.dual_step import auto_dual_lr
+    from coke.method.kmeans import OnlineConstrainedKMeans
     from coke.method.labels import LabelMemory
-    from coke.method.online import OnlineConstrainedKMeans
+    from coke.method.objective import Objective
     from coke.run import Run
-    from coke.training.objective import Objective
 
 __version__ = "0.1.0"
 
@@ -27,8 +27,8 @@ _HOMES = {
     "CokeError": "coke.errors",
     "ConstrainedKMeans": "coke.bounded.estimator",
     "LabelMemory": "coke.method.labels",
-    "Objective": "coke.training.objective",
-    "OnlineConstrainedKMeans": "coke.method.online",
+    "Objective": "coke.method.objective",
+    "OnlineConstrainedKMeans": "coke.method.kmeans",
     "Run": "coke.run",
     "assign_balanced": "coke.bounded.balanced",
     "auto_dual_lr": "coke.method.dual_step",

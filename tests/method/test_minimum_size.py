@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coke.errors import BoundsError
-from coke.method.minimum_size import check_n_clusters, min_size
+from coke.method.dual_step import check_n_clusters, min_size
 
 
 @settings(max_examples=80)

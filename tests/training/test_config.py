@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from coke.errors import ConfigError
+from coke.method.objective import Objective
 from coke.training.config import FREE, Config
-from coke.training.objective import Objective
 from coke.training.settings import build, check, convert, differences, override, parse_overrides
 from coke.training.views import View
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import coke
+import coke.backbones
 from coke.run import Run
 from coke.training.monitor import DivergedError
 from tiny_runs import SETTINGS, tiny, write_textures

@@ -15,10 +15,10 @@ from coke.data.scan import scan
 from coke.data.sources import Pixels, Rows
 from coke.errors import ConfigError
 from coke.method import OnlineConstrainedKMeans
+from coke.method.network import Network
 from coke.run import Run
 from coke.training import outputs
 from coke.training.config import Config
-from coke.training.network import Network
 from coke.training.outputs import place, write_assignments, write_clusters
 from coke.training.views import View
 from coke.training.weights import own_tensors, read_weights, start_from, write_backbone

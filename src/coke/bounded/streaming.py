@@ -1,6 +1,6 @@
 """A stream clustered batch by batch: the online method with soft bounds, for any metric of the estimator.
 
-As in `coke.method.online`, every batch is assigned with the duals from before it; then each dual moves by what
+As in `coke.method.kmeans`, every batch is assigned with the duals from before it; then each dual moves by what
 its cluster lacked: rho_k <- rho_k + h (B t_k - m_k), where t_k is the minimum share for a raised cluster, the
 maximum share for a lowered one, and a dual stops at 0 on its way from one to the other. The step is h = scale /
 sqrt(2500 + rows seen): regret and violation grow no faster than sqrt(N), and the first batches do not swing

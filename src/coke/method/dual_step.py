@@ -1,4 +1,6 @@
-"""How far one step moves a dual: the rule behind ``dual_lr: auto``.
+"""The minimum size gamma = r N / K that every cluster is asked for, and how far one step moves a dual to get it.
+
+The step is the rule behind ``dual_lr: auto``.
 
 One image lowers its cluster's dual by the *hit* h = eta / B; an empty cluster rises by eta r / K a step, that
 is by the *climb* r (N / K) h an epoch. Bounds hold while features move when the climb is 2 to 3.5 (cosines
@@ -52,3 +54,39 @@ def auto_dual_lr(
     bound = min_size_ratio * n_samples / n_clusters
     hit = largest_hit if bound == 0 else min(climb / bound, largest_hit)
     return hit * batch_size
+
+
+def check_n_clusters(n_samples: int, n_clusters: int, min_size_ratio: float) -> None:
+    """Raise `BoundsError` where ``n_clusters`` clusters with the minimum size r N / K cannot be learned.
+
+    Args:
+        n_samples: N.
+        n_clusters: K, at least 1; 2 K must not exceed N, or clusters hold fewer than two images each.
+        min_size_ratio: r in [0, 1].
+
+    >>> check_n_clusters(100, 10, 0.4)
+    >>> check_n_clusters(100, 80, 0.4)
+    Traceback (most recent call last):
+    coke.errors.BoundsError: n_clusters=80 is too many for 100 images (1.2 each): at most 50
+    """
+    if n_clusters < 1:
+        raise BoundsError(f"n_clusters must be at least 1, got {n_clusters}")
+    if 2 * n_clusters > n_samples:
+        raise BoundsError(
+            f"n_clusters={n_clusters} is too many for {n_samples:,} images ({n_samples / n_clusters:.1f} each): "
+            f"at most {n_samples // 2}"
+        )
+    if not 0 <= min_size_ratio <= 1:
+        raise BoundsError(
+            f"min_size_ratio={min_size_ratio} cannot hold: {n_clusters} clusters of at least "
+            f"{min_size_ratio * n_samples / n_clusters:.1f} of {n_samples:,} images; it must lie in [0, 1]"
+        )
+
+
+def min_size(n_samples: int, n_clusters: int, min_size_ratio: float) -> float:
+    """gamma = r N / K, images that every cluster should receive in an epoch.
+
+    >>> min_size(50_000, 200, 0.4)
+    100.0
+    """
+    return min_size_ratio * n_samples / n_clusters

@@ -12,8 +12,7 @@ from typing import Any
 
 from coke.data import ImageSet
 from coke.errors import ConfigError, DataError
-from coke.method.dual_step import auto_dual_lr
-from coke.method.minimum_size import check_n_clusters, min_size
+from coke.method.dual_step import auto_dual_lr, check_n_clusters, min_size
 from coke.training.config import AUTO, RANGES, Config, check_range
 from coke.training.recipes import Recipe
 from coke.training.settings import build, check, convert, override, plain

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from coke.errors import ConfigError, did_you_mean
+from coke.method.network import count_features
 from coke.training.config import Config
-from coke.training.network import count_features
 from coke.training.weights import read_weights
 
 

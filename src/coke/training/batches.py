@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from coke import distributed
 from coke.data import ImageSet
+from coke.method.network import QUARTERS
 from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
-from coke.training.turning import QUARTERS
 from coke.training.views import View
 
 _MILD_SHRINK = 1.25  # crops up to this many times the view's side need no antialiasing
@@ -44,7 +44,7 @@ class Batch:
     ids: Tensor  # [b] numbers of the images, on the host
     all_ids: Tensor  # [B] of all processes, in rank order
     views: list[Tensor]  # float [b, 3, S, S] each, normalised
-    turns: Tensor  # [b] quarters 0 ... 3 that a copy of each image is turned by (`turning.py`)
+    turns: Tensor  # [b] quarters 0 ... 3 that a copy of each image is turned by (`coke.method.network`)
 
 
 class Batches:

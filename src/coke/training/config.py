@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coke.errors import ConfigError
-from coke.training.objective import Objective
+from coke.method.objective import Objective
 from coke.training.settings import plain
 from coke.training.views import View
 

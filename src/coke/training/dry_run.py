@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from coke.method.dual_step import min_size
 from coke.method.labels import smallest_integer_type
-from coke.method.minimum_size import min_size
 from coke.run import Run
 from coke.training.plan import Plan, default_folder, make_plan
 from coke.training.session import Session

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coke.method.minimum_size import min_size
+from coke.method.dual_step import min_size
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from coke import distributed
 from coke.method import LabelMemory, OnlineConstrainedKMeans, spread_centers
+from coke.method.network import Network, Output
+from coke.method.objective import Target
 from coke.training.batches import Batch
 from coke.training.config import Config
 from coke.training.health import EpochFigures
-from coke.training.network import Network, Output
-from coke.training.objective import Target
 from coke.training.optim import Schedule, make_optimizer, set_learning_rate
 
 if TYPE_CHECKING:

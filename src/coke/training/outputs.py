@@ -11,9 +11,9 @@ from coke.bounded.files import as_bytes
 from coke.data import ImageSet
 from coke.evaluation import extract
 from coke.method import OnlineConstrainedKMeans
+from coke.method.network import Network, pool
 from coke.run import Run, atomic
 from coke.training.config import Config
-from coke.training.network import Network, pool
 
 _BLOCK = 4096  # images whose features are held at a time: never all of them
 

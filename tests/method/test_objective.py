@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 
 from coke.errors import ConfigError
 from coke.method import LabelMemory
-from coke.training.network import Output
-from coke.training.objective import Objective, Target, redundancy
+from coke.method.network import Output
+from coke.method.objective import Objective, Target, redundancy
 
 B, D, HEADS = 5, 6, (4, 7)
 SINGLE = Objective(temperature=0.1)

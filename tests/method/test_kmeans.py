@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from coke import distributed
 from coke.errors import BoundsError, ConfigError
-from coke.method.online import OnlineConstrainedKMeans, argmax_rows
+from coke.method.kmeans import OnlineConstrainedKMeans, argmax_rows
 
 
 def unit(*shape, seed=0):

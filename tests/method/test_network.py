@@ -5,8 +5,9 @@ import timm
 import torch
 from torch import nn
 
+import coke.backbones  # noqa: F401 registers coke_*
 from coke.errors import ConfigError
-from coke.training.network import Network, count_features, pool
+from coke.method.network import Network, count_features, pool
 
 
 class Mean(nn.Module):

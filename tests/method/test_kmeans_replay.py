@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from coke.method.online import OnlineConstrainedKMeans
+from coke.method.kmeans import OnlineConstrainedKMeans
 
 
 class Reference:

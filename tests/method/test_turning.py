@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from coke.training.network import Network
-from coke.training.turning import turned
+from coke.method.network import Network, turned
 from tiny_runs import Tiny
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from coke.errors import ConfigError
-from coke.method.online import argmax_rows
-from coke.training.network import Output
+from coke.method.kmeans import argmax_rows
+from coke.method.network import Output
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Objective:
             the labels that an image bore in stage 2.
         decorrelation: weight of `redundancy` of the large views' projections (of each process's own rows). 0 is the
             published loss; on little data its projection falls into a few dimensions, which this prevents.
-        turning: weight of telling by how many quarters a small copy of the first view was turned (`turning.py`).
+        turning: weight of telling by how many quarters a small copy of the first view was turned (`network.py`).
             0 is the published loss.
     """
 
