@@ -621,7 +621,7 @@ def test_many_row_groups_are_one_table(data: Path, kind: str, monkeypatch: pytes
     words = ("--k", 5, *(("--id", "name") if kind == "parquet" else ()))
     whole = run("cluster", f"rows.{kind}", *words, "--out", "whole.parquet")
     monkeypatch.setattr("coke.bounded.command._ROW_GROUP", 70)
-    monkeypatch.setattr("coke.vectors.columns._ROWS", 70)
+    monkeypatch.setattr("coke.vectors.files._COLUMN_ROWS", 70)
     cut = run("cluster", f"rows.{kind}", *words, "--out", "cut.parquet")
     assert pq.read_metadata("cut.parquet").num_row_groups == 9
     assert cut.equals(whole)

@@ -188,6 +188,22 @@ def test_slices_and_indices_leave_other_row_groups_alone(tmp_path):
         all_rows(vectors)
 
 
+def test_a_row_group_is_read_no_further_than_it_must(tmp_path):
+    """All rows are in one group, whose last page is unreadable; those before it can be had."""
+    rows = np.arange(30_000, dtype=np.float32).reshape(-1, 3)
+    file = write(
+        tmp_path / "file.parquet", fixed(rows), data_page_size=1024, compression="zstd", use_dictionary=False
+    )
+    column, content = pq.read_metadata(file).row_group(0).column(0), bytearray(file.read_bytes())
+    end = column.data_page_offset + column.total_compressed_size
+    content[end - 500 : end] = b"\xff" * 500
+    file.write_bytes(content)
+    vectors = open_vectors(file)
+    assert torch.equal(all_rows(vectors.slice(2, 50)), torch.from_numpy(rows[2:50]))
+    with pytest.raises(DataError, match=r"file.parquet cannot be read as parquet near row 9,"):
+        all_rows(vectors)
+
+
 def test_folders(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -293,7 +309,7 @@ def test_a_folder_without_rows_or_features(tmp_path):
     with pytest.raises(DataError, match=r"0 sample\(s\) in 1 files"):
         open_vectors(tmp_path)
     np.save(tmp_path / "a.npy", ROWS[:, :0])
-    with pytest.raises(DataError, match=r"0 feature\(s\)"):
+    with pytest.raises(DataError, match=r"a.npy has 0 feature\(s\)"):
         open_vectors(tmp_path)
 
 

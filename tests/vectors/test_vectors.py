@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coke.errors import ConfigError, DataError
 from coke.vectors import Vectors, open_vectors
-from coke.vectors.arrays import check_type
+from coke.vectors.arrays import torch_type
 from coke.vectors.source import recut
 
 N, D = 23, 5
@@ -276,6 +276,11 @@ def test_a_tensor_on_a_gpu_stays_there(tmp_path):
         (scipy.sparse.csr_matrix(np.eye(2)), TypeError, "Sparse data is not supported, a dense"),
         (scipy.sparse.coo_array(np.eye(2)), TypeError, "Sparse data is not supported, a dense"),
         (torch.eye(2).to_sparse(), TypeError, "Sparse tensors are not supported"),
+        (
+            lambda: iter([torch.eye(2).to_sparse()]),
+            TypeError,
+            "not supported .batch 0 of X is torch.sparse_coo",
+        ),
         (3, DataError, "got int"),
         (None, DataError, "got NoneType"),
         (b"abc", DataError, "got bytes"),
@@ -365,7 +370,7 @@ class NewFloat:
 
 def test_kind_alone_does_not_make_a_number():
     with pytest.raises(DataError, match="convert it to float32 first"):
-        check_type(NewFloat(), "X")
+        torch_type(NewFloat(), "X")
 
 
 def test_rows_that_are_not_there():

@@ -28,7 +28,7 @@ from coke.bounded.processes import collected, joined, open_together, own_rows, t
 from coke.bounded.sizes import SizeBounds, number, resolve_bounds
 from coke.errors import ConfigError, DataError
 from coke.vectors import Vectors
-from coke.vectors.columns import column_field, column_values
+from coke.vectors.files import column_field, column_values
 
 Array = np.ndarray[Any, Any]
 COLUMNS = {"row": "int64", "cluster": "int32", "distance": "float32", "margin": "float32", "second": "int32"}

@@ -99,18 +99,19 @@ class Watched(Vectors):
     """Vectors that show on a bar how far a pass over them has come."""
 
     def __init__(self, vectors: Vectors, bar: Progress) -> None:
-        super().__init__(vectors.name, vectors.n_rows, vectors.n_features, vectors.dtype, vectors.device)
+        shape = vectors.n_rows, vectors.n_features
+        super().__init__(vectors.name, shape, vectors.dtype, vectors.device)
         self.kind, self._vectors, self._bar = vectors.kind, vectors, bar
         self._task, self._passes = bar.add_task(""), count(1)
 
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        self._bar.reset(self._task, total=self.n_rows, description=f"pass {next(self._passes)}")
-        for batch in self._vectors.slice(self._start, self._start + self.n_rows)._batches(wanted_rows):
-            yield batch
-            self._bar.advance(self._task, len(batch))
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        self._bar.reset(self._task, total=stop - start, description=f"pass {next(self._passes)}")
+        for _, block in self._vectors.slice(start, stop).blocks(wanted_rows):
+            yield block
+            self._bar.advance(self._task, len(block))
 
     def _take(self, ids: Tensor) -> Tensor:
-        return self._vectors._take(ids + self._start)
+        return self._vectors.take(ids)
 
 
 def collected(records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -19,10 +19,10 @@ _ROW = (list, tuple, np.ndarray)  # in a column of a data frame
 
 
 class ArrayVectors(Vectors):
-    """Rows of a numpy array, of a memory map, or of anything that has a shape, a dtype and slices (h5py, zarr).
+    """Rows of a tensor, a numpy array, a memory map, or of anything with a shape, a dtype and slices (h5py, zarr).
 
     Blocks are views where torch can look at the array as it is; a type, byte order or stride that it cannot
-    look at is converted block by block.
+    look at is converted block by block. Those of a tensor stay on its device unless another is asked for.
 
     >>> vectors = ArrayVectors(np.arange(6).reshape(3, 2))
     >>> [(first, block.tolist()) for first, block in vectors.blocks(2)]
@@ -30,46 +30,25 @@ class ArrayVectors(Vectors):
     """
 
     def __init__(self, array: Any, device: Any = None, name: str = "X") -> None:
-        check_type(array.dtype, name)
-        super().__init__(name, *check_shape(array.shape, name), torch_type(array.dtype), device)
+        if isinstance(array, Tensor):
+            array = usable_tensor(array, name)
+            self.kind, dtype = "tensor", array.dtype
+            device = array.device if device is None else device
+        else:
+            dtype = torch_type(array.dtype, name)
+        super().__init__(name, check_shape(array.shape, name), dtype, device)
         self._array = array
 
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        stop = self._start + self.n_rows
-        for first in range(self._start, stop, wanted_rows):
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        for first in range(start, stop, wanted_rows):
             yield as_tensor(self._array[first : min(first + wanted_rows, stop)])
 
     def _take(self, ids: Tensor) -> Tensor:
+        if isinstance(self._array, Tensor):
+            return self._array.index_select(0, ids.to(self._array.device))
         if isinstance(self._array, np.ndarray):
-            return as_tensor(self._array[ids.numpy() + self._start])
+            return as_tensor(self._array[ids.numpy()])
         return super()._take(ids)
-
-
-class TensorVectors(Vectors):
-    """Rows of a torch tensor, detached; blocks are views on its device, or copies on the device asked for.
-
-    >>> TensorVectors(torch.eye(3)).take(torch.tensor([2])).tolist()
-    [[0.0, 0.0, 1.0]]
-    """
-
-    kind = "tensor"
-
-    def __init__(self, tensor: Tensor, device: Any = None, name: str = "X") -> None:
-        if tensor.layout != torch.strided:
-            raise TypeError(
-                f"Sparse tensors are not supported ({name} is {tensor.layout}): pass {name}.to_dense()"
-            )
-        tensor = usable_tensor(tensor, name)
-        self._tensor = tensor
-        device = tensor.device if device is None else device
-        super().__init__(name, *check_shape(tensor.shape, name), tensor.dtype, device)
-
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        if self.n_rows:
-            yield self._tensor[self._start : self._start + self.n_rows]
-
-    def _take(self, ids: Tensor) -> Tensor:
-        return self._tensor.index_select(0, ids.to(self._tensor.device) + self._start)
 
 
 def usable_tensor(tensor: Tensor, name: str) -> Tensor:
@@ -78,11 +57,13 @@ def usable_tensor(tensor: Tensor, name: str) -> Tensor:
     >>> usable_tensor(torch.tensor([[True]]), "X")
     tensor([[1]], dtype=torch.uint8)
     """
-    if tensor.is_complex():
-        raise DataError(
-            f"Complex data not supported: {name} is {tensor.dtype}, pass real and imaginary parts"
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"Sparse tensors are not supported ({name} is {tensor.layout}): pass {name}.to_dense()"
         )
     kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_complex():
+        raise _complex(tensor.dtype, name)
     if kind not in _KNOWN | _TAKEN_AS.keys():
         raise DataError(
             f"{name} is {tensor.dtype}, which torch cannot calculate with: pass {name}.to(torch.float32)"
@@ -90,26 +71,25 @@ def usable_tensor(tensor: Tensor, name: str) -> Tensor:
     return tensor.detach().to(getattr(torch, _TAKEN_AS.get(kind, kind)))
 
 
-def check_type(dtype: np.dtype[Any], name: str) -> None:
-    """Raise `DataError` for complex numbers and for what is no number.
+def torch_type(dtype: np.dtype[Any], name: str) -> torch.dtype:
+    """The torch type that blocks of this numpy type come in; `DataError` for complex numbers and what is no number.
 
-    >>> check_type(np.dtype("<U3"), "X")
+    >>> torch_type(np.dtype(">f4"), "X"), torch_type(np.dtype("uint16"), "X")
+    (torch.float32, torch.int32)
+    >>> torch_type(np.dtype("<U3"), "X")
     Traceback (most recent call last):
     coke.errors.DataError: X must be numbers, its dtype is <U3: convert it to float32 first
     """
     if dtype.kind == "c":
-        raise DataError(f"Complex data not supported: {name} is {dtype}, pass real and imaginary parts")
-    if dtype.kind not in "fiub" or _numpy_type(dtype).name not in _KNOWN:
+        raise _complex(dtype, name)
+    taken_as = _numpy_type(dtype).name
+    if dtype.kind not in "fiub" or taken_as not in _KNOWN:
         raise DataError(f"{name} must be numbers, its dtype is {dtype}: convert it to float32 first")
+    return getattr(torch, taken_as)
 
 
-def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
-    """The torch type that blocks of this numpy type come in.
-
-    >>> torch_type(np.dtype(">f4")), torch_type(np.dtype("uint16"))
-    (torch.float32, torch.int32)
-    """
-    return getattr(torch, _numpy_type(dtype).name)
+def _complex(dtype: Any, name: str) -> DataError:
+    return DataError(f"Complex data not supported: {name} is {dtype}, pass real and imaginary parts")
 
 
 def _numpy_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

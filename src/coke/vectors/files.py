@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.errors import DataError
-from coke.vectors.arrays import ArrayVectors, check_type, torch_type
-from coke.vectors.parquet import ParquetVectors
-from coke.vectors.source import FileVectors, Vectors, check_shape
+from coke.errors import DataError, did_you_mean
+from coke.vectors.arrays import ArrayVectors, as_tensor, torch_type
+from coke.vectors.source import Vectors, by_piece, check_shape
 
 SUFFIXES = (".npy", ".parquet")
+_BATCH_VALUES = 2**26  # of parquet at a time at most: below what an int32 offset of a list reaches
+_COLUMN_ROWS = 2**18  # of another column at a time
+_READING = {"buffer_size": 2**20, "pre_buffer": False}
+"""Pages are read as they are needed: by default a whole row group is, and some writers put a file into one."""
 
 
 def open_path(path: Path, column: str | None, device: Any) -> Vectors:
@@ -69,26 +72,40 @@ def open_folder(folder: Path, column: str | None, device: Any) -> Vectors:
     return FolderVectors(folder, parts, device)
 
 
-class NpyVectors(FileVectors):
-    """A .npy file, memory-mapped for each pass: blocks are views of the map.
+class FileVectors(Vectors):
+    """One file. It is opened for each pass and must be the same then; a folder of a thousand has too many handles."""
 
-    It is not kept open in between, or a folder of a thousand would run out of file handles.
-    """
+    kind = "file"
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> None:
+        super().__init__(str(path), check_shape(shape, str(path), may_be_empty=True), dtype, device)
+        self._path, self._state, self.files = path, _state_of(path), [path]
+
+    def _check_unchanged(self) -> None:
+        if not self._path.exists() or _state_of(self._path) != self._state:
+            raise DataError(
+                f"{self._path} has changed since it was opened: leave files alone while they are read"
+            )
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+class NpyVectors(FileVectors):
+    """A .npy file, memory-mapped for each pass: blocks are views of the map."""
 
     def __init__(self, path: Path, device: Any = None) -> None:
         array = _mapped(path)
-        check_type(array.dtype, str(path))
-        if array.ndim != 2:
-            check_shape(array.shape, str(path))
-        super().__init__(path, array.shape, torch_type(array.dtype), device)
+        super().__init__(path, array.shape, torch_type(array.dtype, str(path)), device)
 
-    def _array(self) -> Vectors:
+    def _array(self) -> ArrayVectors:
         self._check_unchanged()
-        whole = ArrayVectors(_mapped(self._path), name=self.name)
-        return whole.slice(self._start, self._start + self.n_rows)
+        return ArrayVectors(_mapped(self._path), name=self.name)
 
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        yield from self._array()._batches(wanted_rows)
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        return self._array()._read(start, stop, wanted_rows)
 
     def _take(self, ids: Tensor) -> Tensor:
         return self._array()._take(ids)
@@ -96,15 +113,124 @@ class NpyVectors(FileVectors):
 
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
     try:
-        with path.open("rb") as file:  # an array without values cannot be mapped
-            version, header = np.lib.format.read_magic(file), np.lib.format
-            read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if dtype.hasobject or 0 in shape:
-            return np.empty(shape, dtype)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
+        if "Python objects" in str(error):
+            objects = "must be numbers, its dtype is object: convert it to float32 first"
+            raise DataError(f"{path} {objects}") from error
         raise DataError(f"{path} cannot be read as .npy: {error}") from error
+
+
+class ParquetVectors(FileVectors):
+    """A column of lists, all of one length, in a parquet file; row groups that are not asked for are not read."""
+
+    def __init__(self, path: Path, column: str | None = None, device: Any = None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(path, **_READING) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+                self._column = _vector_column(schema, column, path, metadata.num_rows)
+                head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read as parquet: {error}") from error
+        n_features = 0
+        if head is not None and head.num_rows:
+            if _lists(head).null_count:
+                raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
+            n_features = len(_lists(head).flatten())
+        element = _element(schema.field(self._column).type) or pa.float32()
+        dtype = torch_type(pa.array([], element).to_numpy().dtype, str(path))
+        super().__init__(path, (metadata.num_rows, n_features), dtype, device)
+        groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        self._metadata, self._ends = metadata, torch.tensor(groups, dtype=torch.int64).cumsum(0)
+
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._check_unchanged()
+        begin, end = torch.searchsorted(self._ends, torch.tensor([start, stop - 1]), right=True).tolist()
+        row = int(self._ends[begin - 1]) if begin else 0
+        options = {
+            "batch_size": max(1, min(wanted_rows, _BATCH_VALUES // self.n_features)),
+            "row_groups": list(range(begin, end + 1)),
+            "columns": [self._column],
+            "use_threads": False,  # they share out columns, and there is one
+        }
+        try:
+            with pq.ParquetFile(self._path, metadata=self._metadata, **_READING) as file:
+                for batch in file.iter_batches(**options):
+                    first, row = row, row + batch.num_rows
+                    if row > start:
+                        yield self._rows(_lists(batch), first)[max(start - first, 0) : stop - first]
+                    if row >= stop:
+                        break
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self._path} cannot be read as parquet near row {row:,}: {error}") from error
+
+    def _rows(self, lists: Any, first: int) -> Tensor:
+        """A batch of the column as [b, D]; ``first`` is its first row's number in the file."""
+        import pyarrow.compute as pc
+
+        lengths = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+        wrong, values, problem = lengths != self.n_features, lists.flatten(), ""
+        if wrong.any():
+            row = int(wrong.argmax())
+            came = "null" if lengths[row] < 0 else f"{lengths[row]} values"
+            problem = f"{came}, row 0 has {self.n_features}: all must have as many"
+        elif values.null_count:
+            row = values.is_null().index(True).as_py() // self.n_features
+            problem = "a null among its values"
+        if problem:
+            raise DataError(f"{self._path}: row {first + row:,} of column {self._column!r} has {problem}")
+        return as_tensor(values.to_numpy(zero_copy_only=False).reshape(-1, self.n_features))
+
+
+def _lists(batch: Any) -> Any:
+    """The only column of a batch: where it is of an extension type, as tensors of fixed shape, what it is stored as."""
+    return getattr(batch.column(0), "storage", batch.column(0))
+
+
+def _element(type_: Any) -> Any:
+    """What a column of lists holds; None for other columns."""
+    import pyarrow as pa
+
+    lists = getattr(type_, "storage_type", type_)
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return lists.value_type if any(is_kind(lists) for is_kind in kinds) else None
+
+
+def _vector_column(schema: Any, column: str | None, path: Path, n_rows: int) -> str:
+    """Where the vectors are. Without rows also a column of nulls, as pandas writes that of an empty frame."""
+    import pyarrow as pa
+
+    elements = [(field.name, _element(field.type) or pa.null()) for field in schema]
+    floats = [name for name, element in elements if pa.types.is_floating(element)]
+    integers = [name for name, element in elements if pa.types.is_integer(element)]
+    nulls = [field.name for field in schema if n_rows == 0 and pa.types.is_null(field.type)]
+    if column is not None:
+        kind = _field(schema, column, path).type
+        if column not in floats + integers + nulls:
+            raise DataError(f"{path}: column {column!r} is {kind}, not a list of numbers")
+        return column
+    found = floats or integers or nulls[:1]
+    if len(found) != 1:
+        what = "no column of vectors"
+        if found:
+            what = f"several columns of vectors, {', '.join(found)}: name one"
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        what += f" (a list of floats in each row; column=NAME). Its columns: {columns}"
+        raise DataError(f"{path} has {what}")
+    return found[0]
+
+
+def _field(schema: Any, name: str, path: Path) -> Any:
+    if name not in schema.names:
+        hint = did_you_mean(name, schema.names)
+        raise DataError(f"{path} has no column {name!r}{hint}: {', '.join(schema.names)}")
+    return schema.field(name)
 
 
 class FolderVectors(Vectors):
@@ -113,34 +239,56 @@ class FolderVectors(Vectors):
     kind = "file"
 
     def __init__(self, folder: Path, parts: list[Vectors], device: Any = None) -> None:
+        first = parts[0]
         for part in parts:
-            if part.n_features != parts[0].n_features:
+            if part.n_features != first.n_features:
                 raise DataError(
-                    f"{folder}: {Path(part.name).name} has {part.n_features} features, "
-                    f"{Path(parts[0].name).name} has {parts[0].n_features}: all files must have as many"
+                    f"{folder}: {part.files[0].name} has {part.n_features} features, "
+                    f"{first.files[0].name} has {first.n_features}: all files must have as many"
                 )
-        dtype = parts[0].dtype
-        for part in parts:
-            dtype = torch.promote_types(dtype, part.dtype)
-        self._parts = parts
+        ends = torch.tensor([part.n_rows for part in parts]).cumsum(0)
+        dtype = reduce(torch.promote_types, [part.dtype for part in parts])
+        super().__init__(str(folder), (int(ends[-1]), first.n_features), dtype, device)
+        self._parts, self._ends = parts, ends
         self.files = [file for part in parts for file in part.files]
-        self._starts = [0, *np.cumsum([part.n_rows for part in parts]).tolist()]
-        check_shape((self._starts[-1], parts[0].n_features), str(folder))
-        super().__init__(str(folder), self._starts[-1], parts[0].n_features, dtype, device)
 
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        stop = self._start + self.n_rows
-        for part, (begin, end) in zip(self._parts, pairwise(self._starts), strict=True):
-            low, high = max(self._start, begin), min(stop, end)
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        begin = 0
+        for part in self._parts:
+            low, high = max(start - begin, 0), min(stop - begin, part.n_rows)
             if low < high:
-                for batch in part.slice(low - begin, high - begin)._batches(wanted_rows):
+                for batch in part._read(low, high, wanted_rows):
                     yield batch.to(self.dtype)
+            begin += part.n_rows
 
     def _take(self, ids: Tensor) -> Tensor:
-        rows = ids + self._start
         found = []
-        for part, (begin, end) in zip(self._parts, pairwise(self._starts), strict=True):
-            low, high = (int(torch.searchsorted(rows, edge)) for edge in (begin, end))
-            if low < high:
-                found.append(part._take(rows[low:high] - begin).to(self.dtype))
+        for index, own in by_piece(ids, self._ends):
+            part, end = self._parts[index], int(self._ends[index])
+            found.append(part._take(own - (end - part.n_rows)).to(self.dtype))
         return torch.cat(found)
+
+
+def column_field(vectors: Vectors, name: str) -> Any:
+    """Another column's name and type, as arrow has them. `DataError` where a file lacks it or has another type."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not vectors.files or vectors.files[0].suffix.lower() != ".parquet":
+        raise DataError(f"column {name!r} was asked of {vectors.name}, which has none: only parquet does")
+    types: dict[Any, str] = {}
+    for file in vectors.files:
+        types.setdefault(_field(pq.read_schema(file), name, file).type, file.name)
+    if len(types) > 1:
+        kinds = ", ".join(f"{kind} in {file}" for kind, file in types.items())
+        raise DataError(f"{vectors.name}: column {name!r} is {kinds}: all files must have the same type")
+    return pa.field(name, next(iter(types)))
+
+
+def column_values(vectors: Vectors, name: str) -> Iterator[Any]:
+    """That column in all files of the vectors, in the order of the rows, as arrow arrays."""
+    import pyarrow.parquet as pq
+
+    for path in vectors.files:
+        with pq.ParquetFile(path) as file:
+            yield from (batch.column(0) for batch in file.iter_batches(_COLUMN_ROWS, columns=[name]))

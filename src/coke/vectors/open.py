@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.vectors.arrays import ArrayVectors, TensorVectors, to_numbers
+from coke.vectors.arrays import ArrayVectors, to_numbers
 from coke.vectors.files import open_path
 from coke.vectors.source import Vectors
 from coke.vectors.streams import StreamVectors
@@ -61,24 +61,20 @@ def open_vectors(X: Any, *, column: str | None = None, device: Any = None) -> Ve
         raise DataError(f"column={column!r} is for parquet files, X is a {type(X).__name__}")
     if hasattr(X, "nnz") and hasattr(X, "tocsr"):
         raise TypeError("Sparse data is not supported, a dense array is needed: pass X.toarray()")
-    if isinstance(X, Tensor):
-        return TensorVectors(X, device)
-    if _can_be_cut(X):
+    if isinstance(X, Tensor) or _can_be_cut(X):
         return ArrayVectors(X, device)
     if isinstance(X, list | tuple) and len(X) and isinstance(X[0], Tensor) and X[0].ndim == 1:
-        return TensorVectors(_stacked(X), device)
+        return ArrayVectors(_stacked(X), device)
     if hasattr(X, "__array__") or (isinstance(X, list | tuple) and not _is_batch(X)):
         return ArrayVectors(to_numbers(X, "X"), device)
-    if isinstance(X, Iterable) and not isinstance(X, str | bytes):
-        if iter(X) is X:
-            raise DataError(
-                f"X is a {type(X).__name__}, which can be gone through only once, and clustering takes many passes: "
-                "pass a function that returns a new iterator each time, as open_vectors(lambda: batches())"
-            )
-        return StreamVectors(X, device)
-    if callable(X):
-        return StreamVectors(X, device)
-    raise DataError(f"X must be an array, a tensor, a path or batches of rows, got {type(X).__name__}")
+    if isinstance(X, Iterator):
+        raise DataError(
+            f"X is a {type(X).__name__}, which can be gone through only once, and clustering takes many passes: "
+            "pass a function that returns a new iterator each time, as open_vectors(lambda: batches())"
+        )
+    if isinstance(X, bytes) or not (isinstance(X, Iterable) or callable(X)):
+        raise DataError(f"X must be an array, a tensor, a path or batches of rows, got {type(X).__name__}")
+    return StreamVectors(X, device)
 
 
 def _can_be_cut(X: Any) -> bool:

@@ -6,7 +6,6 @@ Legend: N rows, D features, b rows of a block.
 from __future__ import annotations
 
 import copy
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -38,9 +37,10 @@ class Vectors(ABC):
     files: Sequence[Path] = ()
     _start = 0  # of a slice: where it begins among all rows of the source
 
-    def __init__(self, name: str, n_rows: int, n_features: int, dtype: torch.dtype, device: Any) -> None:
-        self.name, self.n_rows, self.n_features = name, n_rows, n_features
-        self.dtype, self.device = dtype, usable_device(device)
+    def __init__(self, name: str, shape: tuple[int, int], dtype: torch.dtype, device: Any) -> None:
+        self.name, self.dtype, self.device = name, dtype, usable_device(device)
+        self.n_rows, self.n_features = shape
+        self._ends = torch.tensor([self.n_rows])  # of the pieces of the source that can be read alone
 
     def __len__(self) -> int:
         return self.n_rows
@@ -56,8 +56,8 @@ class Vectors(ABC):
         """
         if block_rows < 1:
             raise ConfigError(f"block_rows must be at least 1, got {block_rows}")
-        first = 0
-        for block in recut(self._batches(block_rows), block_rows):
+        first, stop = 0, self._start + self.n_rows
+        for block in recut(self._read(self._start, stop, block_rows) if self.n_rows else (), block_rows):
             yield first, block.to(self.device)
             first += len(block)
 
@@ -79,7 +79,7 @@ class Vectors(ABC):
             )
         if bool((ids.diff() < 0).any()):
             raise DataError(f"rows to take from {self.name} must be in ascending order: sort them first")
-        return self._take(ids).to(self.device)
+        return self._take(ids + self._start).to(self.device)
 
     def slice(self, start: int, stop: int) -> Vectors:
         """Rows start ... stop-1 as vectors of their own, numbered from 0; nothing is read or copied."""
@@ -96,49 +96,29 @@ class Vectors(ABC):
         return moved
 
     @abstractmethod
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        """Rows ``_start`` ... ``_start + n_rows - 1`` in `dtype`, cut as suits the source."""
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        """Rows start ... stop-1 of the whole source, at least one, in `dtype`, cut as suits the source."""
 
     def _take(self, ids: Tensor) -> Tensor:
-        return taken(self._batches(PASS_ROWS), ids, 0)
+        """Rows of the whole source, out of a pass over those of its pieces that hold any of them."""
+        found = []
+        for _, own in by_piece(ids, self._ends):
+            first = int(own[0])
+            for batch in self._read(first, int(own[-1]) + 1, PASS_ROWS):
+                low, high = torch.searchsorted(own, torch.tensor([first, first + len(batch)])).tolist()
+                found.append(batch[(own[low:high] - first).to(batch.device)])
+                first += len(batch)
+        return torch.cat(found)
 
 
-class FileVectors(Vectors):
-    """What files have in common: they are opened for each pass, and must be the same file then."""
+def by_piece(ids: Tensor, ends: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Indices in ascending order, as (number of a piece, those in it), where pieces end before the rows ``ends``.
 
-    kind = "file"
-
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, device: Any) -> None:
-        super().__init__(str(path), *shape, dtype, device)
-        self._path, self._state, self.files = path, _state_of(path), [path]
-
-    def _check_unchanged(self) -> None:
-        if not self._path.exists() or _state_of(self._path) != self._state:
-            raise DataError(
-                f"{self._path} has changed since it was opened: leave files alone while they are read"
-            )
-
-
-def _state_of(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
-def taken(batches: Iterable[Tensor], ids: Tensor, first: int) -> Tensor:
-    """Rows ``ids`` (ascending) out of consecutive batches, of which the first begins at row ``first``.
-
-    >>> taken([torch.zeros(2, 1), torch.ones(3, 1)], torch.tensor([6, 7]), 5).tolist()
-    [[0.0], [1.0]]
+    >>> [(piece, own.tolist()) for piece, own in by_piece(torch.tensor([0, 5, 6]), torch.tensor([3, 5, 9]))]
+    [(0, [0]), (2, [5, 6])]
     """
-    found, done = [], 0
-    for batch in batches:
-        until = int(torch.searchsorted(ids, first + len(batch)))
-        if until > done:
-            found.append(batch[(ids[done:until] - first).to(batch.device)])
-        first, done = first + len(batch), until
-        if done == len(ids):
-            break
-    return torch.cat(found)
+    pieces, counts = torch.searchsorted(ends, ids, right=True).unique_consecutive(return_counts=True)
+    return zip(pieces.tolist(), ids.split(counts.tolist()), strict=True)
 
 
 def recut(batches: Iterable[Tensor], block_rows: int) -> Iterator[Tensor]:
@@ -163,9 +143,11 @@ def recut(batches: Iterable[Tensor], block_rows: int) -> Iterator[Tensor]:
         yield held[0] if len(held) == 1 else torch.cat(held)
 
 
-def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+def check_shape(shape: tuple[int, ...], name: str, may_be_empty: bool = False) -> tuple[int, int]:
     """N and D; raise `DataError` for what is not N >= 1 rows of D >= 1 features, in the words scikit-learn uses.
 
+    >>> check_shape((0, 3), "X", may_be_empty=True)
+    (0, 3)
     >>> check_shape((0, 3), "X")
     Traceback (most recent call last):
     coke.errors.DataError: X has 0 sample(s) (shape=(0, 3)) while a minimum of 1 is required.
@@ -175,12 +157,11 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
             f"{name} must be rows of features, [N, D], got shape {tuple(shape)}. Reshape your data: "
             "X.reshape(-1, 1) for a single feature, X.reshape(1, -1) for a single row, X.reshape(len(X), -1) for images"
         )
-    for size, thing in ((shape[0], "sample"), (shape[1], "feature")):
-        if size == 0:
-            raise DataError(
-                f"{name} has 0 {thing}(s) (shape={tuple(shape)}) while a minimum of 1 is required."
-            )
-    return shape[0], shape[1]
+    n_rows, n_features = shape
+    if not (n_rows and n_features) and not (may_be_empty and n_rows == 0):
+        missing = "feature(s)" if n_rows else "sample(s)"
+        raise DataError(f"{name} has 0 {missing} (shape={tuple(shape)}) while a minimum of 1 is required.")
+    return n_rows, n_features
 
 
 def usable_device(device: Any) -> torch.device:

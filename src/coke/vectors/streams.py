@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.vectors.arrays import as_tensor, check_type, to_numbers, usable_tensor
+from coke.vectors.arrays import as_tensor, to_numbers, torch_type, usable_tensor
 from coke.vectors.source import Vectors, check_shape
 
 _SAME_ROW = 0.01  # relative: embeddings computed anew differ by rounding, another row by far more
@@ -32,28 +32,21 @@ class StreamVectors(Vectors):
         self, source: Iterable[Any] | Callable[[], Iterator[Any]], device: Any = None, name: str = "X"
     ) -> None:
         self._source = source
-        n_rows, head, dtype = 0, None, None
         passed = self._iterator(name)
-        for number, item in enumerate(passed):
-            batch = read_batch(item, f"batch {number} of {name}")
-            if head is None:
-                if len(batch) == 0:
-                    continue
-                head = batch[0].clone()
-                device = batch.device if device is None else device
-            self._check_width(batch, len(head), n_rows, name)
-            dtype = batch.dtype if dtype is None else torch.promote_types(dtype, batch.dtype)
-            n_rows += len(batch)
-        if head is None or dtype is None:
+        batches = _with_rows(passed, name)
+        first = next(batches, None)
+        if first is None:
             raise DataError(
                 f"{name} has 0 sample(s): its batches hold no rows, while a minimum of 1 is required"
             )
-        self._head, self._n_all = head, n_rows
-        super().__init__(name, n_rows, len(head), dtype, device)
+        self._head, n_rows, dtype = first[0].clone(), len(first), first.dtype
+        for batch in batches:
+            n_rows, dtype = n_rows + len(batch), torch.promote_types(dtype, batch.dtype)
         if not isinstance(source, Iterable) and self._iterator(name) is passed:
             raise DataError(
                 f"{name} returns the same iterator again, which is spent: let it return a new one"
             )
+        super().__init__(name, (n_rows, len(self._head)), dtype, first.device if device is None else device)
 
     def _iterator(self, name: str) -> Iterator[Any]:
         made = self._source if isinstance(self._source, Iterable) else self._source()
@@ -63,32 +56,24 @@ class StreamVectors(Vectors):
             )
         return iter(made)
 
-    @staticmethod
-    def _check_width(batch: Tensor, n_features: int, row: int, name: str) -> None:
-        if len(batch) and batch.shape[1] != n_features:
-            raise DataError(
-                f"{name} changes its shape: {batch.shape[1]} features from row {row:,} on, {n_features} before"
-            )
-
-    def _batches(self, wanted_rows: int) -> Iterator[Tensor]:
-        if self.n_rows == 0:
-            return
-        row, stop = 0, self._start + self.n_rows
-        for number, item in enumerate(self._iterator(self.name)):
-            batch = read_batch(item, f"batch {number} of {self.name}")
-            self._check_width(batch, self.n_features, row, self.name)
-            if row == 0 and len(batch):
+    def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
+        row, n_all = 0, int(self._ends[-1])
+        for batch in _with_rows(self._iterator(self.name), self.name, self.n_features):
+            if row == 0:
                 self._check_head(batch[0])
             first, row = row, row + len(batch)
-            if row > self._n_all:
-                raise self._changed(f"at least {row:,}")
-            part = batch[max(self._start - first, 0) : max(stop - first, 0)]
+            if row > n_all:
+                break
+            part = batch[max(start - first, 0) : max(stop - first, 0)]
             if len(part):
                 yield part.to(self.dtype)
-            if row >= stop < self._n_all:
+            if row >= stop < n_all:
                 return  # what follows belongs to others
-        if row != self._n_all:
-            raise self._changed(f"{row:,}")
+        if row != n_all:
+            raise DataError(
+                f"{self.name} gave {'at least ' if row > n_all else ''}{row:,} rows in this pass and {n_all:,} when "
+                "it was opened: every pass must give the same rows in the same order"
+            )
 
     def _check_head(self, row: Tensor) -> None:
         now, before = row.double().cpu(), self._head.double().cpu()
@@ -100,11 +85,21 @@ class StreamVectors(Vectors):
                 "rows in the same order (shuffle=False, no random augmentation)"
             )
 
-    def _changed(self, rows: str) -> DataError:
-        return DataError(
-            f"{self.name} gave {rows} rows in this pass and {self._n_all:,} when it was opened: every pass must "
-            "give the same rows in the same order"
-        )
+
+def _with_rows(items: Iterable[Any], name: str, n_features: int | None = None) -> Iterator[Tensor]:
+    """The items that hold rows, as tensors [b, D]; `DataError` where D is not that of the first, or ``n_features``."""
+    row = 0
+    for number, item in enumerate(items):
+        batch = read_batch(item, f"batch {number} of {name}")
+        if len(batch) == 0:
+            continue
+        n_features = n_features or batch.shape[1]
+        if batch.shape[1] != n_features:
+            raise DataError(
+                f"{name} changes its shape: {batch.shape[1]} features from row {row:,} on, {n_features} before"
+            )
+        row += len(batch)
+        yield batch
 
 
 def read_batch(item: Any, name: str) -> Tensor:
@@ -122,10 +117,8 @@ def read_batch(item: Any, name: str) -> Tensor:
     if isinstance(item, dict | str | bytes):
         raise DataError(f"{name} must be an array or a tensor [b, D], got {type(item).__name__}")
     if not isinstance(item, Tensor):
-        array = to_numbers(item, name)
-        check_type(array.dtype, name)
-        item = as_tensor(array)
-    batch = usable_tensor(item, name)
-    if batch.ndim != 2 or len(batch):
-        check_shape(tuple(batch.shape), name)
+        item = to_numbers(item, name)
+        torch_type(item.dtype, name)
+    batch = usable_tensor(as_tensor(item), name)
+    check_shape(batch.shape, name, may_be_empty=True)
     return batch
