@@ -127,8 +127,10 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     reduced, sizes = costs.some(_n_dense(n_clusters))
     reduced = reduced - (sizes[:, None] * value).astype(reduced.dtype)
     reduced -= reduced.min(1, keepdims=True)
-    lead = np.ascontiguousarray((reduced / np.maximum(sizes, 1e-300)[:, None].astype(reduced.dtype)).T)
-    lead[lead == 0] = np.inf  # rows that are there already
+    lead = np.ascontiguousarray(
+        (reduced / np.where(sizes > 0, sizes, np.inf)[:, None].astype(reduced.dtype)).T
+    )
+    lead[lead == 0] = np.inf  # rows that are there already, or count for nothing
     rank = min(lead.shape[1] // n_clusters, lead.shape[1] - 1)
     width = np.partition(lead, rank, axis=1)[:, rank].astype(np.float64)
     most = np.max(width, initial=0.0, where=np.isfinite(width))
@@ -141,9 +143,9 @@ def _shortened(costs: Costs, bounds: SizeBounds, total: float, value: Array) -> 
 
     The first centers are single rows, the next are means, and in many dimensions half of all distances goes with that.
     """
-    if not value.any():
-        return value
     reduced, sizes = costs.some(_n_dense(costs.n_clusters))
+    if not (value.any() and sizes.any()):
+        return value
     dual = []
     for share in _SHARES:
         prices = share * value
