@@ -253,8 +253,7 @@ def linear_probe(
     L2 strength with the best accuracy on a seeded tenth of the bank is taken (the stronger one on a tie),
     then everything is fitted again on the whole bank. The query plays no part in the fit. Device: the bank
     features'. Raises `DataError` for rows that do not match, missing labels (-1), NaN, one class only, a bank
-    of fewer than two rows or splits without a class in common; `ConfigError` for a strength that is not above
-    0.
+    of fewer than three rows or splits without a class in common; `ConfigError` for a strength not above 0.
     """
     if not weight_decays or min(weight_decays) <= 0:
         raise ConfigError(f"weight_decays must be numbers above 0, got {tuple(weight_decays)}")
