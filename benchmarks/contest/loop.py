@@ -21,8 +21,8 @@ from torch import nn
 
 from coke.data import ImageSet
 from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, near, raw_pixels
-from coke.evaluation.cluster import cluster_scores, head_scores
-from coke.evaluation.linear import linear_probe
+from coke.evaluation.clusters import cluster_scores, head_scores
+from coke.evaluation.probes import linear_probe
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches

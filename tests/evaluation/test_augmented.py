@@ -31,14 +31,12 @@ def colours(make_set):
 
 
 def test_it_learns_and_leaves_the_backbone_as_it_was(colours):
-    network, seen = backbone(), []
+    network = backbone()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     accuracy = augmented_linear_probe(
-        network, colours(240, 0), colours(90, 1), epochs=20, batch_size=64,
-        progress=lambda done, all_: seen.append((done, all_)), **VIEW,
-    )  # fmt: skip
+        network, colours(240, 0), colours(90, 1), epochs=20, batch_size=64, **VIEW
+    )
     assert accuracy > 0.9  # chance is a third
-    assert seen == [(epoch, 20) for epoch in range(1, 21)]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(module.training for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coke.evaluation.crops import crop_batch, crop_one, random_boxes, random_crops
+from coke.evaluation.augmented import crop_batch, crop_one, random_boxes, random_crops
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from coke.errors import DataError
-from coke.evaluation.cluster import cluster_scores
+from coke.evaluation.clusters import cluster_scores
 from coke.evaluation.evaluate import evaluate_representations, table
-from coke.evaluation.knn import knn_accuracy
-from coke.evaluation.linear import linear_probe
+from coke.evaluation.probes import knn_accuracy, linear_probe
 
 
 def problem(n_bank, n_query, n_classes=3, seed=0):

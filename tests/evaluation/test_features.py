@@ -69,18 +69,6 @@ def test_timm_backbone_gives_its_pooled_features(make_set, noise):
     assert backbone.training
 
 
-def test_progress_counts_images(make_set, noise):
-    seen = []
-    extract(
-        nn.Flatten(),
-        make_set(noise(5, 8)),
-        batch_size=2,
-        progress=lambda done, all_: seen.append((done, all_)),
-        **VIEW,
-    )
-    assert seen == [(2, 5), (4, 5), (5, 5)]
-
-
 def test_outputs_and_sets_that_cannot_be_used(make_set, noise):
     class Pair(nn.Module):
         def forward(self, images):

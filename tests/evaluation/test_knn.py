@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coke.errors import ConfigError, DataError
-from coke.evaluation import knn
-from coke.evaluation.knn import knn_accuracy, knn_predict, nearest
+from coke.evaluation import probes
+from coke.evaluation.probes import knn_accuracy, knn_predict
 
 
 def brute_force(bank, labels, query, k, temperature, center):
@@ -51,31 +51,17 @@ def test_predictions_equal_a_plain_loop(n_bank, k, temperature, center, seed):
     assert torch.equal(predicted, brute_force(bank, labels * 3 + 2, query, k, temperature, center))
 
 
-def test_large_bank_goes_through_the_grouped_search():
+def test_a_large_bank_equals_a_plain_loop():
     bank, labels, query, _ = problem(64 * 30 + 17, 40, 8, 5, seed=1)
     assert torch.equal(
         knn_predict(bank, labels, query, k=20), brute_force(bank, labels, query, 20, 0.07, True)
     )
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 8), st.integers(0, 63), st.integers(0, 10_000))
-def test_nearest_is_exact(k, extra, seed):
-    generator = torch.Generator().manual_seed(seed)
-    bank, queries = (
-        torch.randn(64 * 10 + extra, 5, generator=generator),
-        torch.randn(7, 5, generator=generator),
-    )
-    values, indices = nearest(queries, bank, k)
-    expected = (queries @ bank.T).sort(dim=1, descending=True)
-    assert torch.equal(values, expected.values[:, :k])
-    assert torch.equal(indices, expected.indices[:, :k])
-
-
 def test_blocks_change_nothing(monkeypatch):
     bank, labels, query, asked = problem(200, 50, 8, 4, seed=3)
     whole = knn_predict(bank, labels, query)
-    monkeypatch.setitem(knn.SCORES_AT_ONCE, "cpu", 7 * 200)
+    monkeypatch.setitem(probes.SCORES_AT_ONCE, "cpu", 7 * 200)
     assert torch.equal(knn_predict(bank, labels, query), whole)
     assert knn_accuracy(bank, labels, query, asked) == pytest.approx(float((whole == asked).float().mean()))
 
@@ -92,6 +78,12 @@ def test_small_temperature_becomes_the_nearest_neighbour():
     assert torch.equal(
         knn_predict(bank, labels, query, temperature=1e-4), knn_predict(bank, labels, query, k=1)
     )
+
+
+def test_a_tied_vote_goes_to_the_smaller_label():
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    for labels in ([7, 4, 9, 9], [4, 7, 9, 9]):
+        assert knn_predict(bank, labels, torch.tensor([[2.0, 1.0]]), k=2, center=False).tolist() == [4]
 
 
 def test_a_query_class_the_bank_lacks_counts_as_wrong():

@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from coke.errors import ConfigError, DataError
-from coke.evaluation.linear import fit_logistic, linear_probe, spectrum
+from coke.evaluation.probes import fit_logistic, linear_probe, spectrum
 
 
 def problem(n_rows, dim, n_classes, spread, seed=0):

@@ -6,11 +6,10 @@ fair opponent; `evaluate_representations` puts any number of them side by side a
 
 from coke.evaluation.augmented import augmented_linear_probe
 from coke.evaluation.checks import checked_problem
-from coke.evaluation.cluster import cluster_scores, head_scores
+from coke.evaluation.clusters import cluster_scores, head_scores
 from coke.evaluation.evaluate import evaluate_representations, table
 from coke.evaluation.features import adapt_batch_norm, extract, near, raw_pixels
-from coke.evaluation.knn import knn_accuracy, knn_predict
-from coke.evaluation.linear import LinearProbe, linear_probe
+from coke.evaluation.probes import LinearProbe, knn_accuracy, knn_predict, linear_probe
 
 __all__ = [
     "LinearProbe",

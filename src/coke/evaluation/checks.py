@@ -1,17 +1,48 @@
-"""What every probe demands of features and labels before it starts to compute.
+"""What every score demands of features and labels before it starts to compute.
 
 Legend: Nb bank rows (a probe learns from them), Nq query rows (it is asked about them), F feature dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.evaluation.metrics import Integers, whole_numbers
+
+Integers = Tensor | np.ndarray[Any, Any] | Sequence[int]
+
+
+def whole_numbers(values: Integers, name: str) -> Tensor:
+    """``values`` as an int64 tensor [N] on its own device.
+
+    Raises `DataError` for floats, for anything but one dimension, for no rows, and for negative numbers: -1
+    means "no label" or "unassigned" elsewhere in coke, and such rows are to be left out by the caller,
+    knowingly.
+
+    >>> whole_numbers([3, 1], "labels")
+    tensor([3, 1])
+    """
+    numbers = torch.as_tensor(values)
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise DataError(f"{name} must be whole numbers, got {numbers.dtype}: pass class or cluster indices")
+    if numbers.ndim != 1:
+        raise DataError(
+            f"{name} must have one dimension, got shape {tuple(numbers.shape)}: pass one number a row"
+        )
+    if len(numbers) == 0:
+        raise DataError(f"{name} has no rows: there is nothing to score")
+    negative = int((numbers < 0).sum())
+    if negative:
+        raise DataError(
+            f"{name} has {negative} of {len(numbers)} rows below 0 (-1: a row without one): leave those out"
+        )
+    return numbers.long()
 
 
 def checked_features(features: Tensor, name: str) -> Tensor:

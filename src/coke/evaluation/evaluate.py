@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.evaluation.checks import checked_problem
-from coke.evaluation.cluster import cluster_scores
-from coke.evaluation.knn import knn_accuracy
-from coke.evaluation.linear import linear_probe
-from coke.evaluation.metrics import Integers
+from coke.evaluation.checks import Integers, checked_problem
+from coke.evaluation.clusters import cluster_scores
+from coke.evaluation.probes import knn_accuracy, linear_probe
 
 ENOUGH_TO_CLUSTER = 1000
 COLUMNS = {
@@ -39,12 +37,11 @@ def evaluate_representations(
     """Score each representation, a pair of features (bank [Nb, F], query [Nq, F]), by the same procedure.
 
     Per representation: ``knn`` (`knn_accuracy` with ``k`` = 20, or all of a smaller bank), ``linear``
-    (`linear_probe`) with ``weight_decay``, the L2
-    strength it chose, and ``accuracy``, ``nmi``, ``ari`` (`cluster_scores`) of k-means on the query images
-    where there are at least 1,000 of them, else on the bank: ``clustered`` says which ("query" or "bank") and
-    ``clustered_images`` how many; ``bank_images``, ``query_images`` and ``n_classes`` count what was
-    compared. Shares are in [0, 1]. Everything is JSON. Raises `DataError` for no representation and for what
-    the probes refuse, all of them before any computes.
+    (`linear_probe`) with ``weight_decay``, the L2 strength it chose, and ``accuracy``, ``nmi``, ``ari``
+    (`cluster_scores`) of k-means on the query images where there are at least 1,000 of them, else on the bank:
+    ``clustered`` says which ("query" or "bank") and ``clustered_images`` how many; ``bank_images``,
+    ``query_images`` and ``n_classes`` count what was compared. Shares are in [0, 1]. Everything is JSON.
+    Raises `DataError` for no representation and for what the probes refuse, all of them before any computes.
     """
     if not representations:
         raise DataError("no representation to evaluate: give at least one name with bank and query features")

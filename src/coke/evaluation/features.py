@@ -7,7 +7,7 @@ dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from coke.data.images import ImageSet
 from coke.errors import ConfigError, DataError
 
-Progress = Callable[[int, int], None]
 Device = torch.device | str | None
 
 
@@ -89,24 +88,17 @@ def extract(
     std: Sequence[float],
     batch_size: int = 256,
     device: Device = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Features of all images in order: float32 [N, F] on the CPU.
 
     The backbone runs in eval mode, so the batch size changes nothing but rounding; modes and device are
-    restored. ``progress(done, all)`` is called after each batch. Raises `DataError` for an empty set or an
-    output that is neither [B, F] nor [B, F, h, w].
+    restored. Raises `DataError` for an empty set or an output that is neither [B, F] nor [B, F, h, w].
     """
-    features: list[Tensor] = []
-    done = 0
     batches = _batches(images, size, batch_size)
     with evaluating(backbone, device) as there:
-        for batch in batches:
-            features.append(pooled(backbone(normalised(batch.to(there), mean, std))).cpu())
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(images))
-    return torch.cat(features)
+        return torch.cat(
+            [pooled(backbone(normalised(batch.to(there), mean, std))).cpu() for batch in batches]
+        )
 
 
 def near(features: Tensor, device: torch.device | str) -> Tensor:

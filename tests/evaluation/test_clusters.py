@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from coke.errors import ConfigError, DataError
-from coke.evaluation.cluster import cluster_scores, head_scores
+from coke.evaluation.clusters import cluster_scores, head_scores
 
 
 def blobs(n_rows=300, n_classes=4, spread=0.1, seed=0):

@@ -1,6 +1,10 @@
-"""Linear probe on fixed features: multinomial logistic regression, its L2 strength chosen without the query.
+"""Probes on frozen features: weighted k nearest neighbours, which has nothing to tune, and a linear layer.
 
-Legend: Nb bank rows, Nq query rows, F feature dimensions, C classes.
+The k-NN protocol (Wu et al. 2018, arXiv 1805.01978, with centring): subtract the bank's mean feature from both
+sides, normalise to unit length, take the k = 20 bank images with the highest cosine, let each vote for its class
+with weight exp(cosine / 0.07). Centring matters: features after a ReLU share a large common direction, which
+makes all cosines nearly 1. The linear probe is multinomial logistic regression, its L2 strength chosen without
+the query. Legend: Nb bank rows, Nq query rows, F feature dimensions, C classes, k neighbours.
 """
 
 from __future__ import annotations
@@ -13,11 +17,81 @@ from torch import Tensor
 from torch.nn import functional
 
 from coke.errors import ConfigError, DataError
-from coke.evaluation.checks import checked_problem
-from coke.evaluation.metrics import Integers
+from coke.evaluation.checks import Integers, checked_labels, checked_pair, checked_problem
 
+SCORES_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}  # float32 similarities held at a time: 32 MiB, 512 MiB
 WEIGHT_DECAYS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)  # strong to weak, so that each fit starts from the one before
 HELD_OUT = 0.1  # share of the bank on which the strength is chosen
+
+
+@torch.inference_mode()
+def knn_predict(
+    bank_features: Tensor,
+    bank_labels: Integers,
+    query_features: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    center: bool = True,
+) -> Tensor:
+    """The label that each query's neighbours vote for: int64 [Nq], from features [Nb, F] and [Nq, F].
+
+    Memory is a block of queries times the bank, never [Nq, Nb]. Device: that of the bank. Ties of the vote go
+    to the smaller label. Raises `DataError` for rows that do not match, missing labels (-1), NaN, or a bank
+    with fewer than k rows; `ConfigError` for k or temperature out of range.
+
+    >>> bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> knn_predict(bank, [4, 4, 7], torch.tensor([[0.1, 2.0], [3.0, 0.2]]), k=1)
+    tensor([7, 4])
+    """
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be above 0, got {temperature}: 0.07 is customary")
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}: 20 is customary")
+    bank, query = checked_pair(bank_features, query_features)
+    values, classes = (
+        checked_labels(bank_labels, "bank", len(bank)).to(bank.device).unique(return_inverse=True)
+    )
+    if k > len(bank):
+        raise DataError(f"{k} neighbours asked of a bank of {len(bank)} images: lower k or give more images")
+    mean = bank.mean(dim=0) if center else bank.new_zeros(bank.shape[1])
+    bank = functional.normalize(bank - mean, dim=1)
+    rows = max(1, SCORES_AT_ONCE.get(bank.device.type, SCORES_AT_ONCE["cpu"]) // len(bank))
+    predicted = []
+    for block in query.split(rows):
+        best = (functional.normalize(block - mean, dim=1) @ bank.T).topk(k, dim=1)
+        # relative to the nearest neighbour: the same winner, and no overflow at small temperatures
+        weights = ((best.values - best.values[:, :1]) / temperature).exp()
+        votes = weights.new_zeros(len(block), len(values)).scatter_add_(1, classes[best.indices], weights)
+        predicted.append(votes.argmax(dim=1))
+    return values[torch.cat(predicted)]
+
+
+@torch.inference_mode()
+def knn_accuracy(
+    bank_features: Tensor,
+    bank_labels: Integers,
+    query_features: Tensor,
+    query_labels: Integers,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    center: bool = True,
+) -> float:
+    """Share of queries whose label `knn_predict` finds, in [0, 1].
+
+    Raises what `knn_predict` does, and `DataError` for a bank of one class or splits without a class in
+    common.
+
+    >>> bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> knn_accuracy(bank, [0, 0, 1], torch.tensor([[0.1, 2.0], [3.0, 0.2]]), [1, 1], k=1)
+    0.5
+    """
+    problem = checked_problem(bank_features, bank_labels, query_features, query_labels)
+    predicted = knn_predict(
+        problem.bank, problem.bank_classes, problem.query, k=k, temperature=temperature, center=center
+    )
+    return float((predicted == problem.query_classes).double().mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +253,7 @@ def linear_probe(
     L2 strength with the best accuracy on a seeded tenth of the bank is taken (the stronger one on a tie),
     then everything is fitted again on the whole bank. The query plays no part in the fit. Device: the bank
     features'. Raises `DataError` for rows that do not match, missing labels (-1), NaN, one class only, a bank
-    of fewer than two rows or splits without a class in common; `ConfigError` for a strength that is not above
-    0.
+    of fewer than three rows or splits without a class in common; `ConfigError` for a strength not above 0.
     """
     if not weight_decays or min(weight_decays) <= 0:
         raise ConfigError(f"weight_decays must be numbers above 0, got {tuple(weight_decays)}")
