@@ -10,7 +10,6 @@ one piece, and the same run resumed) is compared exactly.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
