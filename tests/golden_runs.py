@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -137,12 +138,17 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
+def processor() -> dict[str, str]:
+    """What float32 products are summed in another order without, and training amplifies that."""
+    return {"instructions": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine()}
+
+
 def write_goldens() -> None:
     """Make the runs and keep their outcome, one line for each of a run's entries."""
     with tempfile.TemporaryDirectory() as folder:
         runs = make_runs(Path(folder))
         kept = {name: outcome(whole) for name, (whole, _) in runs.items()}
-        kept["evaluation"] = scores(runs[EVALUATED][0])
+        kept["evaluation"], kept["processor"] = scores(runs[EVALUATED][0]), processor()
     blocks = []
     for name, entries in rounded(kept).items():
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items())

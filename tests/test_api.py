@@ -111,6 +111,13 @@ def test_evaluation(run: Run) -> None:
     assert len(evaluation["heads"]) == 2
 
 
+def test_a_run_with_keys_that_are_gone_is_evaluated(run: Run, tmp_path: Path) -> None:
+    """It is done: whatever they were, they change nothing any more."""
+    older = Run(shutil.copytree(run.path, tmp_path / "run"))
+    older.write_config({**run.config, "label_slots": 3, "keep_checkpoints": 7})
+    assert coke.evaluate(older, backbone=tiny(5)) == run.evaluation
+
+
 def test_evaluate_again_gives_the_same(run: Run) -> None:
     before = json.loads(run.evaluation_file.read_text())
     run.evaluation_file.unlink()

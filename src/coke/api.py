@@ -26,7 +26,7 @@ from coke.evaluation import (
 from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone
-from coke.training.config import Config
+from coke.training.config import Config, without_fixed
 from coke.training.logbook import reading_bar
 from coke.training.monitor import DivergedError
 from coke.training.settings import build
@@ -152,7 +152,7 @@ def evaluate(
     """
     _check_data(data)
     run = run if isinstance(run, Run) else Run(run)
-    config = build(Config, run.config)
+    config = build(Config, without_fixed(run.config)[0])
     if not run.backbone.is_file():
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"

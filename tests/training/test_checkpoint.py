@@ -22,8 +22,8 @@ STATE: dict[str, Any] = {
 }
 
 
-def save(run: Run, epoch: int, step: int, keep: int = 2) -> Path:
-    return checkpoint.save(run, STATE, epoch=epoch, step=step, keep=keep)
+def save(run: Run, epoch: int, step: int) -> Path:
+    return checkpoint.save(run, STATE, epoch=epoch, step=step)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -38,10 +38,9 @@ def test_newest_are_kept(tmp_path: Path) -> None:
     run.checkpoints.mkdir()
     run.initial.write_bytes(b"")
     for epoch, step in [(2, 3), (9, 0), (10, 0), (10, 900), (10, 1000)]:
-        save(run, epoch, step, keep=3)
+        save(run, epoch, step)
     names = sorted(path.name for path in run.checkpoints.glob("*"))
     assert names == [
-        "epoch-00010-step-00000000.pt",
         "epoch-00010-step-00000900.pt",
         "epoch-00010-step-00001000.pt",
         "initial.safetensors",
@@ -66,7 +65,7 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
     """In the middle of a tensor, where reading alone finds nothing."""
     run = Run(tmp_path)
     numbers = torch.arange(1000, dtype=torch.float32)
-    path = checkpoint.save(run, {"numbers": numbers}, epoch=1, step=0, keep=1)
+    path = checkpoint.save(run, {"numbers": numbers}, epoch=1, step=0)
     content = bytearray(path.read_bytes())
     place = content.index(numbers.numpy().tobytes()) + 2000
     content[place : place + 4] = b"\0\0\0\0"
@@ -82,7 +81,7 @@ def test_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.Monk
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr(checkpoint, "atomic", lambda path, mode: nullcontext(full))
         with pytest.raises(OSError, match="No space left"):
-            checkpoint.save(Run(tmp_path), {"numbers": torch.zeros(100_000)}, epoch=1, step=0, keep=1)
+            checkpoint.save(Run(tmp_path), {"numbers": torch.zeros(100_000)}, epoch=1, step=0)
 
 
 class Hostile:

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from coke.errors import ConfigError
+from coke.method.labels import SLOTS
 from coke.method.objective import Objective
+from coke.training.checkpoint import KEPT
 from coke.training.config import FREE, Config
+from coke.training.optim import TRUST_COEFFICIENT
 from coke.training.settings import build, check, convert, differences, override, parse_overrides
 from coke.training.views import View
 
@@ -112,6 +115,10 @@ def test_overriding_leaves_the_settings_alone():
     ("word", "message"),
     [
         ("epoch=20", r"unknown key epoch \(did you mean 'epochs'\?\); known: recipe, data"),
+        ("label_slots=5", "unknown key label_slots: no longer a setting, it is 5 in every run: leave it out"),
+        ("start=kmeans++", "unknown key start: no longer a setting, it is random in every run"),
+        ("dual_decay_epochs=1", "dual_decay_epochs: no longer a setting, it is null in every run"),
+        ("objective.large_view_share=1", "objective.large_view_share: no longer a setting, it is 0.5 in"),
         ("objective.temprature=1", r"unknown key objective.temprature \(did you mean 'temperature'"),
         ("views.corp=[0.1, 1]", r"unknown key views.0.corp \(did you mean 'crop'"),
         ("views.0.corp=[0.1, 1]", "unknown key views.0.corp"),
@@ -157,7 +164,6 @@ def test_words_that_are_no_assignments_are_refused(word):
         ("dual_lr=[1.0]", "dual_lr has 1 values for 2 heads"),
         ("dual_lr=[1.0, -1]", "dual_lr must lie in 0"),
         ("std=[0.1, 0, 0.1]", "std must be positive"),
-        ("label_slots=0", "label_slots must lie in 1"),
         ("batch_size=0", "batch_size must lie in 1"),
         ("accumulate=0", "accumulate must lie in 1"),
         ("clustering_epochs=0", "clustering_epochs must lie in 1"),
@@ -196,9 +202,15 @@ def test_checking_settings_before_they_are_complete():
     assert convert(Config, "n_clusters", 3) == (3,)
 
 
+def test_what_is_fixed_is_what_holds():
+    constants = {"label_slots": SLOTS, "trust_coefficient": TRUST_COEFFICIENT, "keep_checkpoints": KEPT}
+    assert {**Config.FIXED, **constants} == Config.FIXED
+    assert dict(Objective.FIXED) == {"large_view_share": 0.5, "average_temperature": 0.5}
+
+
 def test_free_keys_exist_and_decide_nothing_that_is_learned():
     names = {field.name for field in dataclasses.fields(Config)}
-    assert names >= FREE
+    assert names | {"keep_checkpoints"} == names | FREE
     learned = {
         "seed",
         "views",

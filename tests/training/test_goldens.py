@@ -1,23 +1,23 @@
 """Six short runs still give what they gave when their outcome was written down (`golden_runs.py` rewrites it).
 
 A change that is only meant to move code leaves every figure here as it is. Another processor sums float32 products in
-another order, and training amplifies that: between AVX2 and none at all, losses differed by up to 1e-5 of themselves,
+another order, and training amplifies that: between AVX2 and none at all, losses differed by up to 2e-5 of themselves,
 and centers by 3e-5. Numbers are therefore compared within 1e-4. Labels jump where two clusters are equally near: 99 %
-of them must be equal, sizes by two of 200 images, and scores by one query of 60. What one machine does twice (a run in
-one piece, and the same run resumed) is compared exactly.
+of them must be equal, sizes by two of 200 images, and scores by one query of 60. Where the instructions are others than
+those that the goldens were written with, only what one machine does twice (a run in one piece, and the same run
+resumed) is compared, and that exactly.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from coke import Run
-from golden_runs import DISTRIBUTED, EVALUATED, GOLDENS, RUNS, make_runs, outcome, scores
+from golden_runs import DISTRIBUTED, EVALUATED, GOLDENS, RUNS, make_runs, outcome, processor, scores
 from tiny_runs import assert_equal, records
 
 NEAR, ONE_QUERY = 1e-4, 1 / 60
@@ -34,6 +34,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(scope="module")
 def goldens() -> dict[str, Any]:
     return dict(json.loads(GOLDENS.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def alike(goldens: dict[str, Any]) -> None:
+    """Skips where figures are not to be compared."""
+    if (written := goldens["processor"]) != (here := processor()):
+        pytest.skip(f"written with {written}, this machine has {here}")
 
 
 def assert_near(found: Any, golden: Any, where: str, tolerance: float = NEAR) -> None:
@@ -53,6 +60,7 @@ def assert_near(found: Any, golden: Any, where: str, tolerance: float = NEAR) ->
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.usefixtures("alike")
 def test_a_run_learns_what_it_learned(runs: Runs, goldens: dict[str, Any], name: str) -> None:
     found, golden = outcome(runs[name][0]), dict(goldens[name])
     for mine, kept in zip(found.pop("labels"), golden.pop("labels"), strict=True):
@@ -78,13 +86,14 @@ def test_a_resumed_run_equals_the_unbroken_one(runs: Runs, name: str) -> None:
         assert_equal(scores(resumed), scores(whole))
 
 
+@pytest.mark.usefixtures("alike")
 def test_scores_are_what_they_were(runs: Runs, goldens: dict[str, Any]) -> None:
     assert_near(scores(runs[EVALUATED][0]), goldens["evaluation"], "evaluation", ONE_QUERY + NEAR)
 
 
 def test_goldens_say_something(goldens: dict[str, Any]) -> None:
     """Losses fall, duals are at work, clusters differ, and no two runs are alike."""
-    assert set(goldens) == {*RUNS, "evaluation"}
+    assert set(goldens) == {*RUNS, "evaluation", "processor"}
     losses = []
     for name in RUNS:
         golden = goldens[name]

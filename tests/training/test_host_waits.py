@@ -124,9 +124,7 @@ def test_no_recipe_makes_the_host_wait(recipe):
         pytest.param(
             {"objective.turning": 1, "objective.decorrelation": 0.1, "count_carry": 0.5}, id="companions"
         ),
-        pytest.param(
-            {"dual_decay_epochs": 1.0, "min_size_ratio": 1.0, "objective.prediction_share": 0.5}, id="duals"
-        ),
+        pytest.param({"min_size_ratio": 1.0, "objective.prediction_share": 0.5}, id="duals"),
         pytest.param(
             {"views.blur": 0.5, "views.solarise": 0.2, "views.rotation": 20.0, "views.invert": 0.1},
             id="views",

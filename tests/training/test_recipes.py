@@ -8,9 +8,11 @@ import torch
 from coke.data.images import ImageSet
 from coke.data.sources import Pixels
 from coke.errors import ConfigError
+from coke.method.labels import SLOTS
+from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE
 from coke.training.auto import resolve, template
 from coke.training.config import AUTO, Config
-from coke.training.optim import Schedule
+from coke.training.optim import TRUST_COEFFICIENT, Schedule
 from coke.training.recipes import RECIPES, find_recipe
 from coke.training.settings import build, override
 from coke.training.views import View
@@ -84,15 +86,15 @@ def test_published_optimisation_and_clustering(name, imagenet):
     """Method section 5."""
     config = resolved(name, imagenet).config
     assert config.backbone == "resnet50"
-    assert (config.optimizer, config.trust_coefficient, config.momentum) == ("lars", 0.001, 0.9)
+    assert (config.optimizer, TRUST_COEFFICIENT, config.momentum) == ("lars", 0.001, 0.9)
     assert not config.nesterov
     assert (config.weight_decay, config.learning_rate, config.batch_size) == (1e-6, 1.6, 1024)
     assert (config.clustering_epochs, config.warmup_epochs) == (1, 10)
     assert config.precision == "16-mixed"
     assert (config.n_clusters, config.dual_lr) == ((3000, 4000, 5000), (20.0, 20.0, 20.0))
     assert (config.min_size_ratio, config.dim, config.hidden) == (0.4, 128, None)
-    assert (config.dual_decay_epochs, config.count_carry, config.start) == (None, 0.0, "random")
-    assert (config.label_slots, config.objective.average_temperature) == (5, 0.5)
+    assert config.count_carry == 0.0
+    assert (SLOTS, AVERAGE_TEMPERATURE) == (5, 0.5)
     assert config.epochs == (800 if name == "imagenet-multicrop" else 1000)
 
 
@@ -125,7 +127,7 @@ def test_published_multi_crop(imagenet):
     )
     assert config.views[2] == small
     assert len(config.small_views) == 6
-    assert config.objective.large_view_share == 0.5
+    assert LARGE_VIEW_SHARE == 0.5
 
 
 def test_overrides_win(imagenet):

@@ -15,13 +15,15 @@ from torch import nn
 
 import coke
 from coke.errors import ResumeError
+from coke.method.objective import Objective
 from coke.run import Run
 from coke.training import checkpoint
+from coke.training.config import Config
 from coke.training.trainer import Stopped
 from tiny_runs import SETTINGS, assert_same_run, tiny, write_textures
 
 N_STEPS = 5  # 200 images in batches of 40
-EVERY_STEP: dict[str, Any] = {"checkpoint_minutes": 0, "checkpoint_epochs": 1, "keep_checkpoints": 1000}
+EVERY_STEP: dict[str, Any] = {"checkpoint_minutes": 0, "checkpoint_epochs": 1}
 TWO_VIEWS: dict[str, Any] = {
     "views": [{"size": 16}, {"size": 16, "solarise": 0.2}, {"size": 8, "clusters": False, "count": 2}],
     "objective.temperature": 0.05,
@@ -30,6 +32,12 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.turning": 0.4,
     "objective.decorrelation": 0.1,
 }
+
+
+@pytest.fixture
+def every_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are steps are kept, to resume from each."""
+    monkeypatch.setattr(checkpoint, "KEPT", 1000)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,7 @@ def stopped_at(run: Run, out: Path, path: Path) -> Run:
     return copy
 
 
+@pytest.mark.usefixtures("every_checkpoint")
 def test_from_any_step(images: Path, tmp_path: Path) -> None:
     """Every step of a run with a clustering epoch, two of stage 1 and one of stage 2."""
     settings = {**EVERY_STEP, "averaging_share": 0.3}
@@ -67,6 +76,7 @@ def test_from_any_step(images: Path, tmp_path: Path) -> None:
         assert_same_run(resumed, whole)
 
 
+@pytest.mark.usefixtures("every_checkpoint")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -76,7 +86,7 @@ def test_from_any_step(images: Path, tmp_path: Path) -> None:
         pytest.param({"optimizer": "lars", "learning_rate": 0.5, "clip_norm": 1.0}, id="lars"),
         pytest.param({"precision": "bf16-mixed"}, id="bf16"),
         pytest.param(
-            {"count_carry": 0.5, "dual_decay_epochs": 1, "label_slots": 2, "averaging_share": 0.6},
+            {"count_carry": 0.5, "averaging_share": 0.6},
             id="options",
         ),
     ],
@@ -140,27 +150,29 @@ def test_finished_run_is_resumed_without_training(images: Path, tmp_path: Path) 
     assert run.report.is_file()
 
 
-def test_what_may_change_is_listed(tmp_path: Path) -> None:
+def test_what_may_change_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Place of the data, workers and logging change nothing, and the record says that they changed."""
     images = write_textures(tmp_path / "images", mixed=True)
-    whole = train(images, tmp_path / "whole", **EVERY_STEP)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "KEPT", 1000)
+        whole = train(images, tmp_path / "whole", **EVERY_STEP)
     run = stopped_at(whole, tmp_path / "run", sorted(whole.checkpoints.glob("*.pt"))[7])
     moved = shutil.move(images, tmp_path / "elsewhere")
-    changed = {**EVERY_STEP, "workers": 1, "keep_checkpoints": 3, "knn_every": 2}
+    changed = {**EVERY_STEP, "workers": 1, "knn_every": 2}
     resumed = train(Path(moved), run.path, backbone=tiny(2), resume=True, **changed)
     assert_same_run(resumed, whole)
-    assert len(list(resumed.checkpoints.glob("*.pt"))) == 3
+    assert len(list(resumed.checkpoints.glob("*.pt"))) == 2
     (text,) = [record["text"] for record in resumed.metrics("event") if "resumed" in record["text"]]
     for words in (
         "data: ",
         "elsewhere",
         "workers: 0 -> 1",
-        "keep_checkpoints: 1000 -> 3",
         "knn_every: 5 -> 2",
     ):
         assert words in text
 
 
+@pytest.mark.usefixtures("every_checkpoint")
 @pytest.mark.parametrize("epochs_done", [2, 4])
 def test_more_epochs(images: Path, tmp_path: Path, epochs_done: int) -> None:
     """The schedule stretches over the new number of epochs: it learns in all of them, and ends near 0."""
@@ -222,6 +234,43 @@ def test_a_run_older_than_a_key_goes_on_without_it(images: Path, one_step: Run, 
     finished = train(images, run.path, resume=True)
     assert [record["epoch"] for record in finished.metrics("epoch")] == list(range(SETTINGS["epochs"]))
     assert finished.config["objective"]["turning"] == 0
+
+
+def store(run: Run, **keys: Any) -> None:
+    """Write keys into a run's configuration, in its folder and in its checkpoint, as an older coke did."""
+    path = run.latest_checkpoint()
+    assert path is not None
+    state, config = torch.load(path, weights_only=True), run.config
+    for stored in (state["config"], config):
+        stored.update({key: value for key, value in keys.items() if "." not in key})
+        stored["objective"].update({key[10:]: keys[key] for key in keys if key.startswith("objective.")})
+    torch.save(state, path)
+    run.write_config(config)
+
+
+FIXED = {**Config.FIXED, **{f"objective.{key}": value for key, value in Objective.FIXED.items()}}
+
+
+def test_a_run_with_keys_that_are_fixed_now_goes_on(images: Path, one_step: Run, tmp_path: Path) -> None:
+    """Where they stood as they are now; how many checkpoints are kept decides nothing that is learned."""
+    plain, older = (Run(shutil.copytree(one_step.path, tmp_path / name)) for name in ("plain", "older"))
+    store(older, **{**FIXED, "keep_checkpoints": 7})
+    for run in (plain, older):
+        train(images, run.path, backbone=tiny(2), resume=True)
+    assert_same_run(older, plain)
+    assert "label_slots" not in older.config
+    assert any("keep_checkpoints: 7 -> 2" in record["text"] for record in older.metrics("event"))
+
+
+def test_a_run_that_learned_with_another_value_is_refused(
+    images: Path, one_step: Run, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(one_step.path, tmp_path / "run"))
+    store(run, label_slots=3, **{"objective.average_temperature": 0.1})
+    with pytest.raises(
+        ResumeError, match=r"label_slots: 3 in the run, fixed at 5 now; objective\.average_temp"
+    ):
+        train(images, run.path, resume=True)
 
 
 def test_settings_of_numpy_are_the_same_settings(images: Path, one_step: Run, tmp_path: Path) -> None:

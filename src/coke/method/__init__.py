@@ -3,6 +3,5 @@
 from coke.method.dual_step import auto_dual_lr
 from coke.method.kmeans import OnlineConstrainedKMeans
 from coke.method.labels import UNASSIGNED, LabelMemory
-from coke.method.starts import spread_centers
 
-__all__ = ["UNASSIGNED", "LabelMemory", "OnlineConstrainedKMeans", "auto_dual_lr", "spread_centers"]
+__all__ = ["UNASSIGNED", "LabelMemory", "OnlineConstrainedKMeans", "auto_dual_lr"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from coke.errors import BoundsError, ConfigError
 
 UNASSIGNED = -1
+SLOTS = 5  # distinct labels that an image's average keeps in each head
 _LIGHTEST = -2  # sorts before every count, also before the -1 of a label from before stage 2
 
 
@@ -46,7 +47,7 @@ class LabelMemory(nn.Module):
     slot_labels: Tensor | None
     slot_counts: Tensor | None
 
-    def __init__(self, n_samples: int, n_clusters: int | Sequence[int], slots: int = 5) -> None:
+    def __init__(self, n_samples: int, n_clusters: int | Sequence[int], slots: int = SLOTS) -> None:
         super().__init__()
         clusters = [n_clusters] if isinstance(n_clusters, int) else list(n_clusters)
         if n_samples < 1 or not clusters or min(clusters) < 1:

@@ -13,9 +13,9 @@ Shapes: B batch, D dimension, H heads, K clusters of a head, S label slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ from torch.nn.functional import cross_entropy, log_softmax
 from coke.errors import ConfigError
 from coke.method.kmeans import argmax_rows
 from coke.method.network import Output
+
+LARGE_VIEW_SHARE = 0.5  # of the loss, where there are small views, which have the rest
+AVERAGE_TEMPERATURE = (
+    0.5  # softens averaged labels: q proportional to exp(share / this) over those borne in stage 2
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,6 @@ class Objective:
         temperature: divides cosines.
         label_weight: alpha, the label's share beside the other views' soft assignments.
         prediction_share: the prediction branch's share, the projection branch has the rest.
-        large_view_share: the large views' share where there are small ones.
-        average_temperature: softens averaged labels, q proportional to exp(share / average_temperature) over
-            the labels that an image bore in stage 2.
         decorrelation: weight of `redundancy` of the large views' projections (of each process's own rows). 0 is the
             published loss; on little data its projection falls into a few dimensions, which this prevents.
         turning: weight of telling by how many quarters a small copy of the first view was turned (`network.py`).
@@ -46,28 +48,30 @@ class Objective:
     temperature: float = 0.1
     label_weight: float = 1.0
     prediction_share: float = 1.0
-    large_view_share: float = 0.5
-    average_temperature: float = 0.5
     decorrelation: float = 0.0
     turning: float = 0.0
 
+    FIXED: ClassVar[Mapping[str, float]] = {  # as of `Config`
+        "large_view_share": LARGE_VIEW_SHARE,
+        "average_temperature": AVERAGE_TEMPERATURE,
+    }
+
     def __post_init__(self) -> None:
-        for name in ("label_weight", "prediction_share", "large_view_share"):
+        for name in ("label_weight", "prediction_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("decorrelation", "turning"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
-        for name in ("temperature", "average_temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"objective.{name} must be positive, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature must be positive, got {self.temperature}")
 
     def target(self, labels: Tensor, shares: Tensor, averaging: bool) -> Target:
         """What `LabelMemory.read_average` gives, [B, H, S], made a target: the last label, or the average."""
         if not averaging:
             return Target(labels[..., :1], shares[..., :1])
         # exp(share / t) over the labels borne, up to a factor; softmax over so few slots costs ten times this
-        weights = ((shares - 1) / self.average_temperature).exp_().mul_(shares > 0)
+        weights = ((shares - 1) / AVERAGE_TEMPERATURE).exp_().mul_(shares > 0)
         return Target(labels, weights / weights.sum(dim=-1, keepdim=True).clamp_(min=1e-30))
 
     def __call__(
@@ -102,7 +106,7 @@ class Objective:
         loss = torch.stack(losses[: len(large)]).mean()
         if small:
             cheap = torch.stack(losses[len(large) :]).mean()
-            loss = self.large_view_share * loss + (1 - self.large_view_share) * cheap
+            loss = LARGE_VIEW_SHARE * loss + (1 - LARGE_VIEW_SHARE) * cheap
         total = loss
         if self.decorrelation > 0:
             penalties = [redundancy(output.projection) for output in large]

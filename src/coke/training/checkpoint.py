@@ -11,12 +11,14 @@ import torch
 
 from coke.errors import ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
-from coke.training.config import FREE, Config
+from coke.training.config import FREE, Config, without_fixed
 from coke.training.settings import build, differences
 
+KEPT = 2  # the newest, and one before it should that be damaged
 
-def save(run: Run, state: dict[str, Any], *, epoch: int, step: int, keep: int) -> Path:
-    """Write a checkpoint that continues with step ``step`` of epoch ``epoch``; keep the newest ``keep``."""
+
+def save(run: Run, state: dict[str, Any], *, epoch: int, step: int) -> Path:
+    """Write a checkpoint that continues with step ``step`` of epoch ``epoch``; keep the newest `KEPT`."""
     path = run.checkpoints / f"epoch-{epoch:05d}-step-{step:08d}.pt"
     with atomic(path, "wb") as stream:
         try:
@@ -25,7 +27,7 @@ def save(run: Run, state: dict[str, Any], *, epoch: int, step: int, keep: int) -
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-    for old in sorted(run.checkpoints.glob("epoch-*-step-*.pt"))[:-keep]:
+    for old in sorted(run.checkpoints.glob("epoch-*-step-*.pt"))[:-KEPT]:
         old.unlink()
     return path
 
@@ -54,8 +56,9 @@ def load(run: Run) -> dict[str, Any]:
 
 def check_same(state: Mapping[str, Any], config: Config, fingerprint: str, n_images: int) -> list[str]:
     """What changed since the checkpoint, in words; raises `ResumeError` where it decides what is learned."""
-    stored = build(Config, state["config"]).as_dict()  # keys newer than the run were at their defaults in it
-    changed = differences(stored, config.as_dict())
+    settings, fixed = without_fixed(state["config"])
+    stored = build(Config, settings).as_dict()  # keys newer than the run were at their defaults in it
+    changed = {**fixed, **differences(stored, config.as_dict())}
     learned = {key: pair for key, pair in changed.items() if key.split(".")[0] not in FREE}
     data = state["data"]
     if (data["fingerprint"], data["n_images"]) != (fingerprint, n_images):
@@ -64,6 +67,9 @@ def check_same(state: Mapping[str, Any], config: Config, fingerprint: str, n_ima
             f"{n_images:,} images {fingerprint[:12]}",
         )
     if learned:
-        shown = "; ".join(f"{key}: {old!r} in the run, {new!r} asked" for key, (old, new) in learned.items())
+        shown = "; ".join(
+            f"{key}: {old!r} in the run, " + (f"fixed at {new!r} now" if key in fixed else f"{new!r} asked")
+            for key, (old, new) in learned.items()
+        )
         raise ResumeError(f"cannot resume, since what is learned would change: {shown}")
     return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]

@@ -8,8 +8,9 @@ learned and must match.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from coke.errors import ConfigError
 from coke.method.objective import Objective
@@ -41,12 +42,9 @@ class Config:
     dual_lr: tuple[float, ...]  # eta
     dual_climb: float = 3.3  # what dual_lr: auto aims at, rise of an empty cluster's dual per epoch
     dual_largest_hit: float = 0.03  # ... and its cap on eta / B
-    dual_decay_epochs: float | None = None  # eta / sqrt(1 + epochs / this); None keeps eta
-    start: Literal["random", "kmeans++"] = "random"  # centers: random directions, or features far apart
     count_carry: float = 0.0  # share of a center's weight that survives the epoch's end
     clustering_epochs: int = 1  # passes at the start that only cluster, without training
     averaging_share: float = 0.0  # last share of the epochs that averages centers and labels (stage 2)
-    label_slots: int = 5
     objective: Objective = field(default_factory=Objective)
     # optimisation
     epochs: int  # including the clustering epochs
@@ -57,7 +55,6 @@ class Config:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4  # matrices only
-    trust_coefficient: float = 0.001  # LARS
     warmup_epochs: float = 10.0  # after the clustering epochs
     clip_norm: float | None = None  # largest norm of the gradient
     precision: Precision = "32-true"
@@ -71,7 +68,6 @@ class Config:
     )
     checkpoint_epochs: int = 10
     checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
     log_every: int = 20  # steps
     knn_every: int = 5  # epochs, where there are labels
     knn_images: int = 10_000  # of the labelled images at most, drawn by the seed, for k-NN during training
@@ -80,6 +76,14 @@ class Config:
     max_unreadable_share: float = 0.01
     image_column: str = "image"  # of parquet and CSV
     label_column: str = "label"
+
+    FIXED: ClassVar[Mapping[str, Any]] = {  # keys that older runs could set, and what holds in their place
+        "dual_decay_epochs": None,
+        "start": "random",
+        "label_slots": 5,
+        "trust_coefficient": 0.001,
+        "keep_checkpoints": 2,
+    }
 
     def __post_init__(self) -> None:
         if not any(view.clusters for view in self.views):
@@ -123,6 +127,30 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
+def without_fixed(
+    stored: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    """A run's stored configuration without the keys that nobody can set any more.
+
+    Returns:
+        The configuration as it is written today, and the fixed keys, dotted, that stood at another value in the run:
+        that value, and the one that holds now.
+
+    >>> without_fixed({"epochs": 3, "label_slots": 2, "objective": {"turning": 1.0, "average_temperature": 0.5}})
+    ({'epochs': 3, 'objective': {'turning': 1.0}}, {'label_slots': (2, 5)})
+    """
+    settings, changed = plain(stored), {}
+    for prefix, record, keys in (
+        ("", Config, settings),
+        ("objective.", Objective, settings.get("objective")),
+    ):
+        for key, now in record.FIXED.items() if isinstance(keys, dict) else ():
+            before = keys.pop(key, now)
+            if before != now:
+                changed[f"{prefix}{key}"] = (before, now)
+    return settings, changed
+
+
 def check_range(name: str, value: Any) -> None:
     """Raise `ConfigError` for a number, or one of several, outside its key's range; null is allowed.
 
@@ -146,11 +174,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "dual_lr": (0, float("inf")),
     "dual_climb": (0, float("inf")),
     "dual_largest_hit": (0, 2),
-    "dual_decay_epochs": (1e-9, float("inf")),
     "count_carry": (0, 1),
     "clustering_epochs": (1, 1000),
     "averaging_share": (0, 1),
-    "label_slots": (1, 127),
     "epochs": (1, 1_000_000),
     "batch_size": (1, 1 << 24),
     "accumulate": (1, 1 << 16),
@@ -162,7 +188,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_minutes": (0, float("inf")),
     "checkpoint_epochs": (1, float("inf")),
     "checkpoint_minutes": (0, float("inf")),
-    "keep_checkpoints": (1, float("inf")),
     "log_every": (1, float("inf")),
     "knn_every": (1, float("inf")),
     "knn_images": (1, float("inf")),
@@ -173,7 +198,7 @@ RANGES: dict[str, tuple[float, float]] = {
 FREE = frozenset(
     (
         *("data", "epochs", "max_minutes", "accelerator", "devices", "compile", "workers"),
-        *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),
+        *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),  # the last is fixed now
         *("log_every", "knn_every", "knn_images", "tensorboard", "linear_probe", "max_unreadable_share"),
         *("image_column", "label_column"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from coke.method.dual_step import min_size
-from coke.method.labels import smallest_integer_type
+from coke.method.labels import SLOTS, smallest_integer_type
 from coke.run import Run
 from coke.training.plan import Plan, default_folder, make_plan
 from coke.training.session import Session
@@ -74,7 +74,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     label = smallest_integer_type(max(config.n_clusters)).itemsize
     labels = len(train) * len(config.n_clusters) * label
     if config.averaging_share > 0:
-        labels += len(train) * len(config.n_clusters) * config.label_slots * (label + 2)
+        labels += len(train) * len(config.n_clusters) * SLOTS * (label + 2)
     logits = 4 * clusters * config.batch_size * (len(config.large_views) + len(config.small_views))
     pixels = 0 if train.pixels is None else train.pixels.numel()
     yield (

@@ -7,14 +7,13 @@ Shapes: b this process's rows, B all rows of the batch, D dimension, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.method import LabelMemory, OnlineConstrainedKMeans, spread_centers
+from coke.method import LabelMemory, OnlineConstrainedKMeans
 from coke.method.network import Network, Output
 from coke.method.objective import Target
 from coke.training.batches import Batch
@@ -62,19 +61,17 @@ class Learner:
         if config.compile:  # in place: the weights keep their names; batches have two sizes, views few kinds
             network.compile(dynamic=False)
         self.network, self.optimizer = fabric.setup(network, make_optimizer(network, config))
-        decay = config.dual_decay_epochs
         self.clusterings = [
             OnlineConstrainedKMeans(
                 n_clusters,
                 config.dim,
                 config.min_size_ratio,
                 dual_lr,
-                dual_decay_updates=None if decay is None else decay * steps_per_epoch,
                 count_carry=config.count_carry,
             ).to(self.device)
             for n_clusters, dual_lr in zip(config.n_clusters, config.dual_lr, strict=True)
         ]
-        self.memory = LabelMemory(n_images, config.n_clusters, config.label_slots).to(self.device)
+        self.memory = LabelMemory(n_images, config.n_clusters).to(self.device)
         self.schedule = Schedule(
             config.learning_rate,
             config.epochs,
@@ -147,20 +144,6 @@ class Learner:
             clustering.update(features, head)
         self.memory.write(ids, labels)
         self.figures.add_labels(features, old_labels, labels)
-
-    @torch.no_grad()
-    def spread(self, batches: Iterable[list[Batch]]) -> None:
-        """Start from features far apart: k-means++ among the images of some batches, for every head."""
-        features = []
-        for parts in batches:
-            for part in parts:
-                large, _ = self._forward(part, train=False)
-                mean = torch.stack([output.projection for output in large]).mean(dim=0)
-                features.append(distributed.gather_rows(mean, len(part.all_ids)))
-        for clustering in self.clusterings:
-            centers = spread_centers(torch.cat(features), clustering.n_clusters, self.config.seed)
-            clustering.centers.copy_(centers)
-            clustering.frozen_centers.copy_(centers)
 
     def begin_epoch(self, epoch: int) -> bool:
         """Enter stage 2 where the epoch belongs to it; True where it is the first that does."""

@@ -9,6 +9,8 @@ from torch import nn
 
 from coke.training.config import Config
 
+TRUST_COEFFICIENT = 0.001  # of LARS: a matrix's step, over its norm, before the learning rate
+
 
 def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD, LARS or AdamW. Biases and batch-norm weights (one dimension) get no decay and no LARS adaptation."""
@@ -32,7 +34,7 @@ def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
         groups,
         lr=rate,
         momentum=config.momentum,
-        trust_coeff=config.trust_coefficient,
+        trust_coeff=TRUST_COEFFICIENT,
         nesterov=config.nesterov,
     )
 

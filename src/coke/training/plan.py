@@ -14,7 +14,7 @@ from coke.data import Splits, open_data
 from coke.errors import ConfigError, ResumeError
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
-from coke.training.config import Config
+from coke.training.config import Config, without_fixed
 from coke.training.recipes import find_recipe
 from coke.training.settings import override, plain
 
@@ -63,7 +63,7 @@ def make_plan(
             f"{run.path} holds no run to resume: {run.config_file.name} is missing; start it without --resume"
         )
     overrides = plain(dict(overrides))
-    settings: dict[str, Any] = {} if run is None else run.config
+    settings: dict[str, Any] = {} if run is None else without_fixed(run.config)[0]  # compared at resume
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)
         heads = overrides.get("n_clusters", settings["n_clusters"])

@@ -160,8 +160,13 @@ def _convert_record(wanted: type, value: Any, where: str) -> Any:
 
 
 def _check_keys(record: type, settings: Mapping[str, Any], prefix: str) -> None:
-    names = [field.name for field in fields(record)]
+    names, fixed = [field.name for field in fields(record)], getattr(record, "FIXED", {})
     for key in settings:
+        if key in fixed:
+            value = yaml.safe_dump(fixed[key]).partition("\n")[0]
+            raise ConfigError(
+                f"unknown key {prefix}{key}: no longer a setting, it is {value} in every run: leave it out"
+            )
         if key not in names:
             hint = did_you_mean(str(key), names)
             raise ConfigError(f"unknown key {prefix}{key}{hint}; known: {', '.join(names)}")

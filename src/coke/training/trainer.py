@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-_FEATURES_A_CENTER = 10  # images per center that k-means++ chooses among, at least
 _COARSE = 2  # epochs left from which on a slow first epoch is taken at its word
 
 
@@ -95,12 +94,6 @@ class Trainer:
         """Train until the schedule completes. Raises `Stopped` after a signal, with a checkpoint written."""
         self._started, self._saved = time.monotonic() - self.elapsed, time.monotonic()
         self.learner.network.train()
-        if self.config.start == "kmeans++" and (self.epoch, self.step) == (0, 0):
-            wanted = min(
-                self.batches.n_steps,
-                -(-_FEATURES_A_CENTER * max(self.config.n_clusters) // self.config.batch_size),
-            )
-            self.learner.spread(itertools.islice(self.batches.epoch(0), wanted))
         with Interrupt() as interrupt:
             while self.epoch < self.learner.schedule.n_epochs:
                 self._run_epoch(run, interrupt)
@@ -204,8 +197,7 @@ class Trainer:
         """Write a checkpoint of everything that the next step depends on."""
         self.elapsed, self._saved = time.monotonic() - self._started, time.monotonic()
         if distributed.rank() == 0:
-            keep = self.config.keep_checkpoints
-            checkpoint.save(run, self.state_dict(), epoch=self.epoch, step=self.step, keep=keep)
+            checkpoint.save(run, self.state_dict(), epoch=self.epoch, step=self.step)
         distributed.barrier()
 
     def state_dict(self) -> dict[str, Any]:
