@@ -139,8 +139,13 @@ def rounded(value: Any) -> Any:
 
 
 def processor() -> dict[str, str]:
-    """What float32 products are summed in another order without, and training amplifies that."""
-    return {"instructions": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine()}
+    """What decides the order in which float32 products are summed; training amplifies it."""
+    release = ".".join(torch.__version__.split(".")[:2])
+    return {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "torch": release,
+    }
 
 
 def write_goldens() -> None:
