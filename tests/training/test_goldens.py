@@ -3,7 +3,7 @@
 A change that is only meant to move code leaves every figure here as it is. Another processor sums float32 products in
 another order, and training amplifies that: between AVX2 and none at all, losses differed by up to 2e-5 of themselves,
 and centers by 3e-5. Numbers are therefore compared within 1e-4. Labels jump where two clusters are equally near: 99 %
-of them must be equal, sizes by two of 200 images, and scores by one query of 60. Where instructions or torch are others than
+of them must be equal, sizes by two of 200 images, and scores by one query of 60. Where instructions or torch are not
 those that the goldens were written with, only what one machine does twice (a run in one piece, and the same run
 resumed) is compared, and that exactly.
 """
