@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coke import distributed
 from coke.method.dual_step import min_size
+
+OWN_ROWS = ("loss", "agreement", "steps")  # sums over each process's own rows; all others are over all rows
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class EpochFigures:
     def __init__(self, n_clusters: tuple[int, ...], dim: int, device: torch.device) -> None:
         self.n_clusters = n_clusters
         heads = len(n_clusters)
-        names = ("loss", "agreement", "steps", "images", "known")
+        names = (*OWN_ROWS, "images", "known")
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in names}
         self.sums["kept"] = torch.zeros(heads, dtype=torch.float64, device=device)
         self.sums["covariance"] = torch.zeros(dim, dim, device=device)
@@ -93,12 +96,18 @@ class EpochFigures:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For a checkpoint within an epoch."""
-        return self.sums
+        """For a checkpoint within an epoch: every process asks for it, and each one's own sums [P] are in it."""
+        own = torch.stack([self.sums[name] for name in OWN_ROWS])[None]
+        gathered = distributed.gather_uneven((own,))[0]
+        return self.sums | dict(zip(OWN_ROWS, gathered.unbind(1), strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the sums back."""
+        """Take the sums back; of another number of processes the first takes all."""
+        rank, n_processes = distributed.rank(), distributed.world_size()
         for name, value in state.items():
+            if name in OWN_ROWS:
+                each = value.reshape(-1)
+                value = each[rank] if len(each) == n_processes else each.sum() * (rank == 0)
             self.sums[name].copy_(value)
 
 

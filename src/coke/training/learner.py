@@ -18,7 +18,7 @@ from coke.method.network import Network, Output
 from coke.method.objective import Target
 from coke.training.batches import Batch
 from coke.training.config import Config
-from coke.training.health import EpochFigures
+from coke.training.health import OWN_ROWS, EpochFigures
 from coke.training.optim import Schedule, make_optimizer, set_learning_rate
 
 if TYPE_CHECKING:
@@ -160,14 +160,14 @@ class Learner:
         for clustering in self.clusterings:
             clustering.end_epoch()
             distributed.broadcast_state(clustering)
-        for name in ("loss", "agreement", "steps"):  # of each process's own rows; all else is of all rows
+        for name in OWN_ROWS:
             self.figures.sums[name] = distributed.sum_over_processes(self.figures.sums[name])
         figures = self.figures.summary(self.config.min_size_ratio)
         self.figures = EpochFigures(self.config.n_clusters, self.config.dim, self.device)
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors, numbers and text: everything that the next step depends on."""
+        """Plain tensors, numbers and text: everything that the next step depends on. Every process has to ask."""
         cuda = self.device.type == "cuda"
         return {
             "network": self.network.module.state_dict(),

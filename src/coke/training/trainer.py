@@ -196,8 +196,9 @@ class Trainer:
     def save(self, run: Run) -> None:
         """Write a checkpoint of everything that the next step depends on."""
         self.elapsed, self._saved = time.monotonic() - self._started, time.monotonic()
+        state = self.state_dict()
         if distributed.rank() == 0:
-            checkpoint.save(run, self.state_dict(), epoch=self.epoch, step=self.step)
+            checkpoint.save(run, state, epoch=self.epoch, step=self.step)
         distributed.barrier()
 
     def state_dict(self) -> dict[str, Any]:
