@@ -143,8 +143,10 @@ def _shortened(costs: Costs, bounds: SizeBounds, total: float, value: Array) -> 
 
     The first centers are single rows, the next are means, and in many dimensions half of all distances goes with that.
     """
+    if not value.any():
+        return value
     reduced, sizes = costs.some(_n_dense(costs.n_clusters))
-    if not (value.any() and sizes.any()):
+    if not sizes.any():
         return value
     dual = []
     for share in _SHARES:
