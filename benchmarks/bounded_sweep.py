@@ -74,10 +74,8 @@ def sweeps(values: Any, centers: Any) -> dict[str, Callable[[], Any]]:
     from coke.vectors.arrays import ArrayVectors
 
     vectors, nothing = ArrayVectors(values), np.zeros(len(centers))
-    width = np.full(len(centers), 0.0)
-    some = DistanceCosts(vectors, centers).some(4_096)[0]
-    lead = np.sort(some, axis=1)[:, 1:8] - some.min(1)[:, None]
-    width += np.quantile(lead[:, 0], OFFERED - 1)
+    nearest = np.partition(DistanceCosts(vectors, centers).some(4_096)[0], 1, axis=1)
+    width = np.full(len(centers), np.quantile(nearest[:, 1] - nearest[:, 0], OFFERED - 1))
     prices = Prices(nothing, width, nothing)
 
     def one(keeps: bool, plain: bool) -> Any:

@@ -154,7 +154,7 @@ def test_every_row_runs_and_says_what_it_skips(tmp_path: Path) -> None:
             assert met(case).get("own inertia off by", True)
             assert met(case).get("cost above scipy", True)
     memory = results["mixture-1m"]["cases"][0]["figures"]["MiB beyond the rows and the libraries"]
-    assert 0 < memory < 1_024
+    assert 50 < memory < 1_024
     (tmp_path / "words").mkdir()
     rows = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float16)
     np.save(tmp_path / "words" / "vectors.npy", rows)

@@ -107,7 +107,7 @@ def test_first_widths_offer_a_cluster_a_share_of_rows_from_elsewhere(
     costs = random.random((n_rows, n_clusters))
     size = torch.from_numpy(random.random(n_rows) + 0.1) if sized else None
     value = random.normal(size=n_clusters)
-    prices = first_prices(MatrixCosts(torch.from_numpy(costs), size), value)
+    prices = first_prices(MatrixCosts(torch.from_numpy(costs), size).some(n_rows), value)
     assert (prices.value == value).all()
     weight = np.ones((n_rows, 1)) if size is None else size.numpy()[:, None]
     lead = costs / weight - value

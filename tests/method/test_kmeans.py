@@ -6,24 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moving_features import stream, unit
 from torch.nn.functional import normalize
 
 from coke import distributed
 from coke.errors import BoundsError, ConfigError
 from coke.method.kmeans import OnlineConstrainedKMeans, argmax_rows
-
-
-def unit(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(*shape, generator=generator), dim=-1)
-
-
-def stream(n_images, dim, n_views, epoch):
-    """Unit features around a few directions, moving from epoch to epoch as those of a network do."""
-    base = unit(5, dim, seed=1)[torch.arange(n_images) % 5 // 2]  # unequal groups
-    views = [normalize(base + 0.7 * unit(n_images, dim, seed=100 * epoch + view)) for view in range(n_views)]
-    order = torch.randperm(n_images, generator=torch.Generator().manual_seed(epoch))
-    return torch.stack(views).mean(dim=0)[order]
 
 
 def test_balanced_duals_may_be_negative_and_others_never_are():

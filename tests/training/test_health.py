@@ -190,6 +190,18 @@ def test_a_saved_sum_goes_on(tmp_path):
     assert other.summary(0.4) == whole.summary(0.4)
 
 
+def test_sums_of_other_processes_go_on_in_one():
+    """What a checkpoint of two processes holds: a sum of each, of which one process takes all."""
+    figures = EpochFigures((4,), 2, CPU)
+    state = figures.state_dict()
+    assert state["loss"].shape == (1,)
+    state |= {"loss": torch.tensor([3.0, 5.0]), "agreement": torch.tensor([1.0, 0.0]), "steps": torch.ones(2)}
+    figures.load_state_dict(state)
+    found = figures.summary(0.4)
+    assert found["loss"] == 4.0
+    assert found["prediction_agreement"] == 0.5
+
+
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_effective_rank_counts_equal_directions(rank):
     directions = torch.linalg.qr(torch.randn(10, 10))[0][:, :rank]

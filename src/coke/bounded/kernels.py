@@ -240,6 +240,14 @@ def _keep(first, end, chosen, weight, prices, widths, reach, clusters, offers):
 
 
 @compiled
+def _reduced(i, group, place, scores, again, square, level, row_scale, product_scale, price_scale):
+    """A row's reduced cost by its score."""
+    k = place * (len(square) // GROUP) + group
+    score = scores[group, place] if again else scores[i, k]
+    return row_scale * square[k] - product_scale * score - price_scale * level[k]
+
+
+@compiled
 def _list(
     bar, scores, again, rows, i, factor, centers, own_scale, square, level, width, order, row_scale, product_scale,
     price_scale, n_near, near, first, clusters, offers,
@@ -250,8 +258,9 @@ def _list(
         group = near[number]
         for place in range(GROUP):
             k = place * n_groups + group
-            score = scores[group, place] if again else scores[i, k]
-            value = row_scale * square[k] - product_scale * score - price_scale * level[k]
+            value = _reduced(
+                i, group, place, scores, again, square, level, row_scale, product_scale, price_scale
+            )
             if order[k] >= 0 and not (value - price_scale * width[k] > bar):
                 clusters[end] = order[k]
                 offers[end] = own_scale * _squared_distance(rows, i, factor, centers, order[k])
@@ -268,8 +277,9 @@ def _reach(bar, scores, again, i, square, level, reach, row_scale, product_scale
         group = near[number]
         for place in range(GROUP):
             k = place * n_groups + group
-            score = scores[group, place] if again else scores[i, k]
-            value = row_scale * square[k] - product_scale * score - price_scale * level[k]
+            value = _reduced(
+                i, group, place, scores, again, square, level, row_scale, product_scale, price_scale
+            )
             if value <= bar and reach[k] > most:
                 most = reach[k]
     return most

@@ -87,11 +87,12 @@ def fitting_prices(
         is_all: whether these rows are all there are: then the last part is left to the caller.
     """
     costs, n_clusters = costs_of(1), len(value)
-    prices = first_prices(costs, _shortened(costs, bounds, total, value))
+    dense = costs.some(max(min(_DENSE_PAIRS // n_clusters, _DENSE_ROWS * n_clusters), 2 * _DENSE_ROWS))
+    prices = first_prices(dense, _shortened(dense, bounds, total, value))
     step = max(costs.n_rows // max(_FIRST_ROWS * n_clusters, _LEAST_ROWS), 1)
     while step > 1 or not is_all:
         prices = _fit(costs_of(step), bounds, total, prices)
-        usual = first_prices(costs, prices.value)
+        usual = first_prices(dense, prices.value)
         most = _WIDEST * np.maximum(usual.width, np.median(usual.width))
         wide = [np.clip(now, plenty, most) for now, plenty in zip(prices[1:], usual[1:], strict=True)]
         prices = Prices(prices.value, *wide)
@@ -118,14 +119,14 @@ def _fit(costs: Costs, bounds: SizeBounds, total: float, prices: Prices) -> Pric
         return assign_within(costs, scaled, total * share, prices, labels, heaviest=heaviest).prices
 
 
-def first_prices(costs: Costs, value: Array) -> Prices:
+def first_prices(dense: tuple[Array, Array], value: Array) -> Prices:
     """Prices with widths under which a cluster is offered as many rows from elsewhere as an equal share holds.
 
-    Rows of a cluster that has too many are offered as widely as half of that.
+    Rows of a cluster that has too many are offered as widely as half of that. ``dense``: costs of some rows for all
+    clusters, and what these rows count for, see `Costs.some`.
     """
-    n_clusters = costs.n_clusters
-    reduced, sizes = costs.some(_n_dense(n_clusters))
-    reduced = reduced - (sizes[:, None] * value).astype(reduced.dtype)
+    (cost, sizes), n_clusters = dense, len(value)
+    reduced = cost - (sizes[:, None] * value).astype(cost.dtype)
     reduced -= reduced.min(1, keepdims=True)
     lead = np.ascontiguousarray(
         (reduced / np.where(sizes > 0, sizes, np.inf)[:, None].astype(reduced.dtype)).T
@@ -138,27 +139,21 @@ def first_prices(costs: Costs, value: Array) -> Prices:
     return Prices(value, width, width / 2)
 
 
-def _shortened(costs: Costs, bounds: SizeBounds, total: float, value: Array) -> Array:
+def _shortened(dense: tuple[Array, Array], bounds: SizeBounds, total: float, value: Array) -> Array:
     """Prices [K] times that share of 1 under which the dual is highest: those of other centers may be far too large.
 
     The first centers are single rows, the next are means, and in many dimensions half of all distances goes with that.
     """
-    if not value.any():
+    cost, sizes = dense
+    if not (value.any() and sizes.any()):
         return value
-    reduced, sizes = costs.some(_n_dense(costs.n_clusters))
-    if not sizes.any():
-        return value
-    dual = []
+    dual, lower, upper = [], bounds.lower.numpy(), bounds.upper.numpy()
     for share in _SHARES:
         prices = share * value
-        bound = np.where(prices > 0, bounds.lower, np.where(prices < 0, bounds.upper, 0))
-        best = (reduced - sizes[:, None] * prices).min(1).sum(dtype=np.float64)
+        bound = np.where(prices > 0, lower, np.where(prices < 0, upper, 0))
+        best = (cost - sizes[:, None] * prices).min(1).sum(dtype=np.float64)
         dual.append(total / sizes.sum() * best + (bound * prices).sum())
     return _SHARES[int(np.argmax(dual))] * value
-
-
-def _n_dense(n_clusters: int) -> int:
-    return max(min(_DENSE_PAIRS // n_clusters, _DENSE_ROWS * n_clusters), 2 * _DENSE_ROWS)
 
 
 def stored(rows: Tensor, metric: str) -> Tensor:

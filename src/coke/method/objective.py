@@ -27,7 +27,7 @@ from coke.method.network import Output
 
 LARGE_VIEW_SHARE = 0.5  # of the loss, where there are small views, which have the rest
 AVERAGE_TEMPERATURE = (
-    0.5  # softens averaged labels: q proportional to exp(share / this) over those borne in stage 2
+    0.5  # softens averaged labels: q proportional to exp(share / this), of those borne in stage 2
 )
 
 
