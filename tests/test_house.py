@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "run": LOW,
     "evaluation": LOW | {"data", "run"},
     "report": LOW | {"data", "run"},
-    "training": LOW | {"backbones", "bounded", "method", "data", "run", "evaluation"},
+    "training": LOW | {"backbones", "bounded", "method", "data", "run", "evaluation", "vectors"},
     "api": LOW | {"backbones", "method", "data", "run", "evaluation", "report", "training"},
     "cluster_cli": LOW | {"bounded", "vectors"},
     "cli": LOW | {"api", "cluster_cli", "data", "run", "evaluation", "report", "training"},

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
 from torch import nn
-from torch.nn.functional import normalize
 
 from coke.data.scan import scan
 from coke.data.sources import Pixels, Rows
@@ -20,7 +20,7 @@ from coke.run import Run
 from coke.training import outputs
 from coke.training.backbone import own_tensors, read_weights, start_from, write_backbone
 from coke.training.config import Config
-from coke.training.outputs import place, write_assignments, write_clusters
+from coke.training.outputs import write_clustering
 from coke.training.views import View
 
 
@@ -110,27 +110,6 @@ def test_no_code_is_run_from_a_file(tmp_path):
         read_weights(tmp_path / "pickled.pt")
 
 
-def test_place_by_brute_force():
-    generator = torch.Generator().manual_seed(0)
-    features = normalize(torch.randn(50, 6, generator=generator))
-    centers = normalize(torch.randn(7, 6, generator=generator))
-    duals = torch.rand(7, generator=generator)
-    cluster, score, margin = place(features, centers, duals)
-    for index, x in enumerate(features):
-        values = [float(x @ c) + float(d) for c, d in zip(centers, duals, strict=True)]
-        best, second = sorted(values, reverse=True)[:2]
-        assert int(cluster[index]) == values.index(best)
-        assert float(score[index]) == pytest.approx(float(x @ centers[cluster[index]]), abs=1e-6)
-        assert float(margin[index]) == pytest.approx(best - second, abs=1e-5)
-
-
-def test_place_with_one_cluster():
-    cluster, score, margin = place(torch.eye(2), torch.tensor([[1.0, 0.0]]), torch.tensor([5.0]))
-    assert cluster.tolist() == [0, 0]
-    assert score.tolist() == [1.0, 0.0]
-    assert margin.tolist() == [0.0, 0.0]
-
-
 def clusterings():
     made = [OnlineConstrainedKMeans(k, 5) for k in (3, 4)]
     for each in made:
@@ -139,21 +118,17 @@ def clusterings():
     return made
 
 
-def test_clusters_are_the_frozen_centers_and_the_duals(tmp_path):
-    heads, run = clusterings(), Run(tmp_path)
-    counts = [torch.arange(clustering.n_clusters) for clustering in heads]
-    write_clusters(run, heads, counts)
-    stored = load_file(run.clusters)
-    names = {f"{name}_{head}" for name in ("centers", "duals", "counts") for head in range(2)}
-    assert set(stored) == names
-    for head, clustering in enumerate(heads):
-        assert torch.equal(stored[f"centers_{head}"], clustering.frozen_centers)
-        assert torch.equal(stored[f"duals_{head}"], clustering.duals.double())
-        assert torch.equal(stored[f"counts_{head}"], counts[head])
+def within_a_minimum(costs, least):
+    """The least cost under which every cluster gets its minimum, by scipy: a column for each place to be taken."""
+    n_images, n_clusters = costs.shape
+    wanted = np.repeat(np.arange(n_clusters), least)
+    anywhere = costs.min(axis=1, keepdims=True).repeat(n_images - len(wanted), axis=1)
+    square = np.concatenate([costs[:, wanted], anywhere], axis=1)
+    return square[linear_sum_assignment(square)].sum()
 
 
 @pytest.mark.parametrize(("labelled", "block"), [(False, 4096), (True, 4096), (True, 4)])
-def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monkeypatch, labelled, block):
+def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch, labelled, block):
     monkeypatch.setattr(outputs, "_BLOCK", block)  # 11 images in one block, or in three
     pixels = torch.randint(256, (11, 3, 16, 16), dtype=torch.uint8)
     labels = torch.arange(11) % 3 if labelled else None
@@ -163,11 +138,14 @@ def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monke
     heads, run = clusterings(), Run(tmp_path)
     network = Network(small(), 4, dim=5).train()
     statistics = network.projector[1].running_mean.clone()
-    counts = write_assignments(run, network, heads, scan(rows), config)
+    trained = torch.randint(3, (11, 2))
+    write_clustering(run, network, heads, trained, scan(rows), config)
     assert network.training
     assert torch.equal(network.projector[1].running_mean, statistics)
-    table = pq.read_table(run.assignments)
-    columns = [f"{name}_{head}" for head in range(2) for name in ("cluster", "score", "margin")]
+    assert {file.name for file in tmp_path.iterdir()} == {run.assignments.name, run.clusters.name}
+    table, stored = pq.read_table(run.assignments), load_file(run.clusters)
+    names = ("cluster", "score", "margin", "second", "trained")
+    columns = [f"{name}_{head}" for head in range(2) for name in names]
     assert table.column_names == ["key", *(["label"] if labelled else []), *columns]
     assert table["key"].to_pylist() == [f"a/{i}.png" for i in range(11)]
     if labelled:
@@ -175,14 +153,47 @@ def test_assignments_are_those_of_the_unaugmented_images(tmp_path, config, monke
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
     with torch.no_grad():
-        features = network.eval()((pixels / 255 - mean) / std).projection
+        features = network.eval()((pixels / 255 - mean) / std).projection.double()
+    assert set(stored) == {f"{name}_{head}" for name in ("centers", "duals", "counts") for head in range(2)}
     for head, clustering in enumerate(heads):
-        scores = features @ clustering.frozen_centers.t()
-        expected = (scores + clustering.duals).argmax(dim=1)
-        assert table[f"cluster_{head}"].to_pylist() == expected.tolist()
-        assert counts[head].tolist() == expected.bincount(minlength=head + 3).tolist()
-        found = scores.gather(1, expected[:, None])[:, 0]
-        np.testing.assert_allclose(table[f"score_{head}"].to_numpy(), found.numpy(), atol=1e-5)
+        assert torch.equal(stored[f"centers_{head}"], clustering.frozen_centers)
+        assert table[f"trained_{head}"].to_pylist() == trained[:, head].tolist()
+        cosines = (features @ clustering.frozen_centers.double().t()).numpy()
+        cluster = table[f"cluster_{head}"].to_numpy()
+        sizes = np.bincount(cluster, minlength=clustering.n_clusters)
+        assert stored[f"counts_{head}"].tolist() == sizes.tolist()
+        assert sizes.min() >= 2  # 0.4 * 11 / 3 and 0.4 * 11 / 4, rounded up
+        own = cosines[np.arange(11), cluster]
+        assert (1 - own).sum() == pytest.approx(within_a_minimum(1 - cosines, 2), abs=1e-6)
+        np.testing.assert_allclose(table[f"score_{head}"].to_numpy(), own, atol=1e-6)
+        prices = stored[f"duals_{head}"].numpy()
+        assert (cosines + prices).max(axis=1) == pytest.approx(own + prices[cluster], abs=1e-6)
+        others = cosines.copy()
+        others[np.arange(11), cluster] = -np.inf
+        assert table[f"second_{head}"].to_pylist() == others.argmax(axis=1).tolist()
+        np.testing.assert_allclose(table[f"margin_{head}"].to_numpy(), own - others.max(axis=1), atol=1e-6)
+
+
+def test_one_cluster_has_no_second(tmp_path, config):
+    pixels = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
+    images = scan(Rows("made", list("abcdef"), Pixels(pixels)))
+    run, labels = Run(tmp_path), torch.zeros(6, 1, dtype=torch.int64)
+    network = Network(small(), 4, dim=5)
+    write_clustering(run, network, [OnlineConstrainedKMeans(1, 5)], labels, images, config)
+    table = pq.read_table(run.assignments)
+    assert table["cluster_0"].to_pylist() == [0] * 6
+    assert table["second_0"].to_pylist() == table["margin_0"].to_pylist() == [None] * 6
+
+
+def test_images_without_a_direction_are_put_somewhere(tmp_path, config):
+    """A projector that has seen nothing but one colour gives zeros for it."""
+    network = Network(small(), 4, dim=5)
+    network.projector = nn.Sequential(nn.Linear(4, 5, bias=False))
+    nn.init.zeros_(network.projector[0].weight)
+    images = scan(Rows("made", list("abcdef"), Pixels(torch.zeros(6, 3, 16, 16, dtype=torch.uint8))))
+    run, labels = Run(tmp_path), torch.zeros(6, 1, dtype=torch.int64)
+    write_clustering(run, network, [OnlineConstrainedKMeans(3, 5)], labels, images, config)
+    assert np.bincount(pq.read_table(run.assignments)["cluster_0"].to_numpy(), minlength=3).min() >= 1
 
 
 def test_tied_weights_are_written_under_both_names(tmp_path):

@@ -63,13 +63,20 @@ def load_clustering(path: str | Path, head: int = 0) -> ConstrainedKMeans:
     >>> load_clustering(path).predict([[7.0], [1.0]]).tolist()
     [1, 0]
     """
+    facts, *tensors = _read(Path(path), head)
+    return estimator_of(*tensors, metric=facts["metric"], inertia=float(facts["inertia"]))
+
+
+def estimator_of(
+    centers: Tensor, duals: Tensor, counts: Tensor, *, metric: str, inertia: float = float("nan")
+) -> ConstrainedKMeans:
+    """An estimator with these clusters, as if it had been fitted: centers [K, D], duals [K], counts [K]."""
     from coke.bounded.estimator import ConstrainedKMeans
 
-    facts, centers, duals, counts = _read(Path(path), head)
-    km = ConstrainedKMeans(len(centers), metric=facts["metric"], warm_start=True)
-    km.cluster_centers_, km.duals_, km.counts_ = centers.numpy(), duals.numpy(), counts.numpy()
+    km = ConstrainedKMeans(len(centers), metric=metric, warm_start=True)
+    km.cluster_centers_, km.duals_, km.counts_ = centers.numpy(), duals.double().numpy(), counts.numpy()
     km._weights = counts.double()  # `partial_fit` goes on from these
-    km.inertia_ = float(facts["inertia"])
+    km.inertia_ = inertia
     km.n_features_in_, km._n_features_out = centers.shape[1], len(centers)
     return km
 

@@ -63,8 +63,8 @@ def write_report(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTE
     pictures = _section(
         "Clusters in pictures",
         "Hover over a number for the image's name. The score is the cosine between an image and its "
-        "cluster's center; the margin is how far the cluster lies ahead of the second best (with duals, so "
-        "zero is a tie). Pictures show the central square.",
+        "cluster's center; the margin is how much smaller the cosine to the nearest other one is (negative where "
+        "the bound moved the image). Pictures show the central square.",
         _pictures(record, heads, images, max_bytes - used - 1000),
     )
     page = _shell(record, [*before, pictures, *after])

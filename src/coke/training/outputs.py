@@ -2,61 +2,92 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from coke.bounded.files import as_bytes
+from coke import distributed
+from coke.bounded.files import as_bytes, estimator_of
+from coke.bounded.places import places
 from coke.data import ImageSet
 from coke.evaluation import extract
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
 from coke.run import Run, atomic
 from coke.training.config import Config
+from coke.vectors import Vectors, open_vectors
 
-_BLOCK = 4096  # images whose features are held at a time: never all of them
-
-
-def write_clusters(run: Run, clusterings: list[OnlineConstrainedKMeans], counts: list[Tensor]) -> None:
-    """Centers, duals (in units of cosine) and counts [K] of each head, in the format of `coke cluster`."""
-    heads = [(each.frozen_centers, each.duals, n) for each, n in zip(clusterings, counts, strict=True)]
-    ratios = [clustering.min_size_ratio for clustering in clusterings]
-    facts = {"n_rows": int(counts[0].sum()), "min_size_ratio": ratios}
-    with atomic(run.clusters, "wb") as stream:
-        stream.write(as_bytes(heads, "cosine", facts))
+_BLOCK = 4096  # images whose features are held at a time: all of them lie in a file
 
 
-def write_assignments(
-    run: Run, network: Network, clusterings: list[OnlineConstrainedKMeans], images: ImageSet, config: Config
-) -> list[Tensor]:
-    """Every image's cluster in every head, from its un-augmented centre and the final centers and duals.
+def write_clustering(
+    run: Run,
+    network: Network,
+    clusterings: list[OnlineConstrainedKMeans],
+    trained: Tensor,
+    images: ImageSet,
+    config: Config,
+) -> None:
+    """assignments.parquet and clusters.safetensors: every image's cluster in every head, within the head's bound.
 
-    Returns the clusters' counts, int64 [K] of each head.
+    Images are seen un-augmented, at their centre, and assigned to the final centers exactly, at the least sum of
+    1 - cosine under which each cluster holds its ``min_size_ratio`` N / K images: what the training aims at.
 
-    ``score`` is the cosine to the center, ``margin`` how far cosine plus dual lies above the second best.
+    Per head h, ``score_h`` is the cosine to the own center; ``second_h`` the nearest other cluster, and ``margin_h``
+    how much smaller the cosine to it is: negative where the bound moved the image. ``trained_h`` is the label that
+    training gave last, in the last epoch's augmented view. The clusters' duals are those of the final assignment.
+
+    Args:
+        trained: labels of the training [N, H], -1 where there is none.
     """
-    projection = _Projection(network)
-    heads = [(clustering.frozen_centers.cpu(), clustering.duals.cpu()) for clustering in clusterings]
-    blocks: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads]
-    for rows in torch.arange(len(images)).split(_BLOCK):
-        features = extract(
-            projection, images.subset(rows), size=config.image_size, mean=config.mean, std=config.std
-        )
-        for found, (centers, duals) in zip(blocks, heads, strict=True):
-            found.append(place(features, centers, duals))
     columns: dict[str, object] = {"key": pa.array(images.keys, pa.string())}
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
-    for head, found in enumerate(blocks):
-        for name, values in zip(("cluster", "score", "margin"), zip(*found, strict=True), strict=True):
-            columns[f"{name}_{head}"] = torch.cat(values).numpy()
+    heads = []
+    with TemporaryDirectory(dir=run.path) as folder, distributed.alone():
+        features = _projections(Path(folder) / "projections.npy", network, images, config)
+        for head, clustering in enumerate(clusterings):
+            centers, duals = clustering.frozen_centers.cpu(), clustering.duals.cpu()
+            km = estimator_of(centers, duals, torch.ones(len(centers)), metric="cosine")
+            within = km.assignment(features, min_size_ratio=clustering.min_size_ratio)
+            place = places(features, within.labels, centers, "cosine")
+            lone = place["second"] < 0
+            columns |= {
+                f"cluster_{head}": place["cluster"],
+                f"score_{head}": 1 - place["distance"],
+                f"margin_{head}": pa.array(place["margin"], mask=lone),
+                f"second_{head}": pa.array(place["second"], mask=lone),
+                f"trained_{head}": trained[:, head].cpu().int().numpy(),
+            }
+            counts = np.bincount(place["cluster"], minlength=len(centers))
+            heads.append((centers, torch.from_numpy(within.prices.value), torch.from_numpy(counts)))
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
-    return [
-        torch.cat([cluster for cluster, _, _ in found]).bincount(minlength=clustering.n_clusters)
-        for found, clustering in zip(blocks, clusterings, strict=True)
-    ]
+    ratios = [clustering.min_size_ratio for clustering in clusterings]
+    with atomic(run.clusters, "wb") as stream:
+        stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}))
+
+
+def _projections(path: Path, network: Network, images: ImageSet, config: Config) -> Vectors:
+    """Unit vectors [N, D] of all images, in a file."""
+    projection, stored = _Projection(network), None
+    for rows in torch.arange(len(images)).split(_BLOCK):
+        block = extract(
+            projection, images.subset(rows), size=config.image_size, mean=config.mean, std=config.std
+        )
+        block[(block == 0).all(dim=1), 0] = 1.0  # what has no direction lies anywhere
+        if stored is None:
+            shape = (len(images), block.shape[1])
+            stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        stored[rows.numpy()] = block.numpy()
+    assert stored is not None
+    stored.flush()
+    return open_vectors(path)
 
 
 class _Projection(nn.Module):
@@ -67,13 +98,3 @@ class _Projection(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         projection = self.network.projector(pool(self.network.backbone(images)))
         return nn.functional.normalize(projection.float())
-
-
-@torch.no_grad()
-def place(features: Tensor, centers: Tensor, duals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cluster, cosine and margin [B] each of features [B, D] under centers [K, D] and duals [K]."""
-    cosines = features @ centers.t()
-    best = (cosines + duals).topk(min(2, len(centers)), dim=1)
-    cluster = best.indices[:, 0]
-    score = cosines.gather(1, cluster[:, None])[:, 0]
-    return cluster, score, best.values[:, 0] - best.values[:, -1]

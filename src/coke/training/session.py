@@ -150,8 +150,9 @@ def write_outputs(run: Run, training: Training) -> None:
     """Backbone, clusters and assignments, from the first process."""
     if distributed.rank() != 0:
         return
-    network, clusterings = training.learner.network.module, training.learner.clusterings
+    learner, images = training.learner, training.splits.train
+    network = learner.network.module
     backbones.write_backbone(run.backbone, network.backbone, training.config)
-    images = training.splits.train
-    counts = outputs.write_assignments(run, network, clusterings, images, training.config)
-    outputs.write_clusters(run, clusterings, counts)
+    outputs.write_clustering(
+        run, network, learner.clusterings, learner.memory.labels, images, training.config
+    )
