@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coke.method.kmeans import OnlineConstrainedKMeans
     from coke.method.labels import LabelMemory
     from coke.method.objective import Objective
+    from coke.model.files import load
     from coke.run import Run
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOMES = {
     "auto_dual_lr": "coke.method.dual_step",
     "check_sizes": "coke.bounded.sizes",
     "evaluate": "coke.api",
+    "load": "coke.model.files",
     "load_clustering": "coke.bounded.files",
     "pretrain": "coke.api",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "auto_dual_lr",
     "check_sizes",
     "evaluate",
+    "load",
     "load_clustering",
     "pretrain",
 ]

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import timm
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
+
+from coke.errors import ConfigError, did_you_mean
 
 
 def _small_resnet(block: Any, layers: tuple[int, ...], arguments: dict[str, Any]) -> Any:
@@ -111,3 +114,18 @@ def coke_conv5_w24(pretrained: bool = False, **arguments: Any) -> Conv5:
 def coke_conv5_w32(pretrained: bool = False, **arguments: Any) -> Conv5:
     """Five convolutions of width 32 to 256: 256 features, 49 MFLOP forward at 32 px."""
     return Conv5(32, **arguments)
+
+
+_SIZED = ("vit_", "deit", "swin", "eva", "beit", "cait", "xcit", "mixer", "coat")
+
+
+def create(name: str, image_size: int) -> nn.Module:
+    """timm's model of a name, untrained and without classifier: [B, 3, S, S] -> [B, F].
+
+    Transformers fix their image size when they are built. Raises `ConfigError` for a name that timm does not know.
+    """
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ConfigError(f"unknown backbone {name!r}{hint}: timm.list_models() lists them all")
+    size: dict[str, Any] = {"img_size": image_size} if name.startswith(_SIZED) else {}
+    return timm.create_model(name, pretrained=False, num_classes=0, **size)

@@ -6,7 +6,8 @@
     unreadable.csv         images left out: key, reason (only where there are any)
     checkpoints/           epoch-EEEE-step-SSSSSS.pt, the newest last by name; initial.safetensors
     backbone.safetensors   the trained backbone, for timm or any nn.Module of the same shape
-    assignments.parquet    key, and per head h: cluster_h, score_h, margin_h
+    projector.safetensors  the trained projector: with clusters.safetensors what `coke.load` makes a model of
+    assignments.parquet    key, and per head h: cluster_h, score_h, margin_h, second_h, trained_h
     clusters.safetensors   per head h: centers_h [K, D], duals_h [K], counts_h [K]; coke.load_clustering reads it
     evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
@@ -63,6 +64,7 @@ class Run:
     initial = property(lambda self: self.path / "checkpoints" / "initial.safetensors")
     backbone = property(lambda self: self.path / "backbone.safetensors")
     assignments = property(lambda self: self.path / "assignments.parquet")
+    projector = property(lambda self: self.path / "projector.safetensors")
     clusters = property(lambda self: self.path / "clusters.safetensors")
     evaluation_file = property(lambda self: self.path / "evaluation.json")
     verdict_file = property(lambda self: self.path / "verdict.json")

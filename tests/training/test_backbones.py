@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import coke.backbones
 from coke.errors import ConfigError
 from coke.method.objective import Objective
-from coke.training.backbone import check_backbone, load_backbone, make_backbone, write_backbone
+from coke.model.files import Preprocessing, write_backbone
+from coke.training.backbone import check_backbone, load_backbone, make_backbone
 from coke.training.config import Config
 from coke.training.views import View
 
@@ -39,6 +40,9 @@ def config(backbone="coke_conv5_w16", **changes):
         "learning_rate": 0.1,
     }
     return Config(backbone=backbone, **{**values, **changes})
+
+
+SEEN = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def test_all_are_known_to_timm():
@@ -75,7 +79,7 @@ def test_written_weights_load_strictly_into_timm(name, tmp_path):
     trained = make_backbone(config(name)).train()
     trained = trained.to(memory_format=torch.channels_last)
     trained(torch.randn(4, 3, 32, 32))  # batch statistics too
-    write_backbone(path, trained, config(name))
+    write_backbone(path, trained, name, SEEN)
     images = torch.randn(2, 3, 32, 32)
     expected = trained.eval()(images)
     loaded = timm.create_model(name, num_classes=0, checkpoint_path=str(path)).eval()
@@ -91,7 +95,7 @@ def test_written_weights_load_strictly_into_timm(name, tmp_path):
 def test_a_backbone_of_timms_own_is_written_for_timm(tmp_path):
     path = tmp_path / "backbone.safetensors"
     backbone = make_backbone(config("resnet10t"))
-    write_backbone(path, backbone, config("resnet10t"))
+    write_backbone(path, backbone, "resnet10t", SEEN)
     loaded = timm.create_model("resnet10t", num_classes=0, checkpoint_path=str(path))
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in backbone.state_dict().items())
 

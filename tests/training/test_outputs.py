@@ -16,9 +16,10 @@ from coke.data.sources import Pixels, Rows
 from coke.errors import ConfigError
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network
+from coke.model.files import Preprocessing, own_tensors, read_weights, write_backbone
 from coke.run import Run
 from coke.training import outputs
-from coke.training.backbone import own_tensors, read_weights, start_from, write_backbone
+from coke.training.backbone import start_from
 from coke.training.config import Config
 from coke.training.outputs import write_clustering
 from coke.training.views import View
@@ -47,13 +48,15 @@ def small(width=4):
 
 def test_weights_say_what_they_are(tmp_path, config):
     path = tmp_path / "backbone.safetensors"
-    write_backbone(path, small(), config)
+    seen = Preprocessing(16, config.mean, config.std)
+    write_backbone(path, small(), config.backbone, seen)
     with safe_open(path, "pt") as stored:
         metadata = stored.metadata()
     assert metadata["architecture"] == "custom:Sequential"
     assert json.loads(metadata["input_size"]) == [3, 16, 16]
     assert json.loads(metadata["mean"]) == [0.4, 0.5, 0.6]
     assert json.loads(metadata["std"]) == [0.1, 0.2, 0.3]
+    assert (json.loads(metadata["crop_pct"]), json.loads(metadata["interpolation"])) == (1.0, "bicubic")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

@@ -81,6 +81,15 @@ def estimator_of(
     return km
 
 
+def n_heads(path: str | Path) -> int:
+    """How many clusterings a file holds. Raises as `load_clustering` does."""
+    from safetensors import safe_open
+
+    _read(Path(path), 0)
+    with safe_open(path, "pt") as file:
+        return sum(name.startswith("centers") for name in file.keys())  # noqa: SIM118 it is no mapping
+
+
 def _read(path: Path, head: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
     from safetensors import SafetensorError, safe_open
 

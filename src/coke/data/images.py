@@ -137,6 +137,11 @@ class ImageSet:
                     )
 
 
+def shorter_side(size: int) -> int:
+    """To how many px an image's shorter side is resized before its centre of ``size`` px is cut out."""
+    return size if size <= SMALL else round(size * 256 / 224)
+
+
 def center(image: Tensor, size: int) -> Tensor:
     """The centre of uint8 [..., 3, h, w] images as [..., 3, size, size]; see `ImageSet.centered`.
 
@@ -146,7 +151,7 @@ def center(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[-2:]
     if (height, width) == (size, size):
         return image
-    shorter = size if size <= SMALL else round(size * 256 / 224)
+    shorter = shorter_side(size)
     scaled = (max(shorter, height * shorter // width), max(shorter, width * shorter // height))
     if scaled != (height, width):
         batch = image.float() if image.ndim == 4 else image.float()[None]

@@ -47,12 +47,7 @@ class Network(nn.Module):
         super().__init__()
         hidden = hidden or n_features
         self.backbone = backbone
-        self.projector = nn.Sequential(
-            *_hidden_layer(n_features, hidden),
-            *_hidden_layer(hidden, hidden),
-            nn.Linear(hidden, dim, bias=False),
-            nn.BatchNorm1d(dim),
-        )
+        self.projector = make_projector(n_features, hidden, dim)
         self.predictor = nn.Sequential(*_hidden_layer(dim, hidden), nn.Linear(hidden, dim))
         self.turner = (
             nn.Sequential(*_hidden_layer(n_features, hidden), nn.Linear(hidden, QUARTERS))
@@ -75,6 +70,16 @@ class Network(nn.Module):
         if self.turner is None:
             raise ConfigError("this network has no head for turns: make it with tells_turns=True")
         return self.turner(pool(self.backbone(copies))).float()
+
+
+def make_projector(n_features: int, hidden: int, dim: int) -> nn.Sequential:
+    """g: features [B, F] -> [B, D], of which the direction counts."""
+    return nn.Sequential(
+        *_hidden_layer(n_features, hidden),
+        *_hidden_layer(hidden, hidden),
+        nn.Linear(hidden, dim, bias=False),
+        nn.BatchNorm1d(dim),
+    )
 
 
 def _hidden_layer(width_in: int, width_out: int) -> tuple[nn.Module, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coke import __version__
+from coke.model.files import Preprocessing
 from coke.run import FORMAT_VERSION
 from coke.training.config import Config
 from coke.training.plan import Plan
@@ -30,10 +31,8 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     cuda = fabric.device.type == "cuda"
-    normalised = {
-        "input_size": (3, config.image_size, config.image_size),
-        **{name: tuple(round(value, 4) for value in getattr(config, name)) for name in ("mean", "std")},
-    }
+    normalised = Preprocessing(config.image_size, config.mean, config.std).as_timm()
+    normalised |= {name: tuple(round(value, 4) for value in normalised[name]) for name in ("mean", "std")}
     loads = (
         f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
         f'checkpoint_path="backbone.safetensors", pretrained_cfg_overlay={normalised})'

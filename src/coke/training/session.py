@@ -15,6 +15,7 @@ from torch import nn
 
 from coke import distributed
 from coke.errors import ConfigError, ResumeError
+from coke.model.files import Preprocessing, own_tensors, write_backbone, write_projector
 from coke.run import Run, atomic
 from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
@@ -58,7 +59,7 @@ def start(
         changed = checkpoint.check_same(state, config, train.fingerprint, len(train))
     elif config.init:
         told = [backbones.start_from(backbone, Path(config.init))]
-    initial = backbones.own_tensors(backbone.state_dict()) if state is None else None
+    initial = own_tensors(backbone.state_dict()) if state is None else None
     logbook = Logbook(run, console, tensorboard=config.tensorboard)
     training = Training(config, plan.splits, backbone, n_features, fabric, logbook)
     if state is not None:
@@ -152,7 +153,8 @@ def write_outputs(run: Run, training: Training) -> None:
         return
     learner, images = training.learner, training.splits.train
     network = learner.network.module
-    backbones.write_backbone(run.backbone, network.backbone, training.config)
-    outputs.write_clustering(
-        run, network, learner.clusterings, learner.memory.labels, images, training.config
-    )
+    config = training.config
+    seen = Preprocessing(config.image_size, config.mean, config.std)
+    write_backbone(run.backbone, network.backbone, config.backbone, seen)
+    write_projector(run.projector, network.projector)
+    outputs.write_clustering(run, network, learner.clusterings, learner.memory.labels, images, config)

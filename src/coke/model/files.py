@@ -1,0 +1,182 @@
+"""The files of a model: complete without checkpoints, each saying what it is.
+
+    backbone.safetensors     weights of f under timm's names; architecture and preprocessing in the metadata
+    projector.safetensors    weights of g, whose unit vectors are clustered
+    clusters.safetensors     per head: centers, duals, counts (`coke.bounded.files`)
+
+A run folder holds all three, and so does any folder that they are copied to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from coke.atomic import atomic
+from coke.data.images import shorter_side
+from coke.errors import ConfigError, DataError, ResumeError
+
+if TYPE_CHECKING:
+    from coke.model.model import Model
+
+BACKBONE, PROJECTOR, CLUSTERS = "backbone.safetensors", "projector.safetensors", "clusters.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a backbone's input: its centre, bicubic, normalised. What timm calls a data config.
+
+    Args:
+        size: side in px.
+        mean, std: per channel, of pixels in 0 ... 1.
+
+    >>> Preprocessing(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).as_timm()["crop_pct"]
+    0.875
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_timm(self) -> dict[str, Any]:
+        """Keys of timm's ``pretrained_cfg``: with them timm's own transform sees what coke sees."""
+        return {
+            "input_size": (3, self.size, self.size),
+            "mean": tuple(self.mean),
+            "std": tuple(self.std),
+            "crop_pct": self.size / shorter_side(self.size),
+            "interpolation": "bicubic",
+        }
+
+
+def write_backbone(path: Path, backbone: nn.Module, architecture: str, seen: Preprocessing) -> None:
+    """Weights as ``timm.create_model(architecture, num_classes=0, checkpoint_path=path)`` takes them."""
+    stated = {key: json.dumps(value) for key, value in seen.as_timm().items()}
+    _write(path, backbone, {"architecture": architecture, "format_version": str(FORMAT_VERSION), **stated})
+
+
+def write_projector(path: Path, projector: nn.Sequential) -> None:
+    """Weights of g (`coke.method.network.make_projector`), and its widths F, hidden, D."""
+    widths = [projector[0].in_features, projector[0].out_features, projector[-1].num_features]
+    stated = {"kind": "coke projector", "widths": json.dumps(widths)}
+    _write(path, projector, {**stated, "format_version": str(FORMAT_VERSION)})
+
+
+def _write(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    with atomic(path, "wb") as stream:
+        stream.write(save(own_tensors(module.state_dict()), dict(metadata)))
+
+
+def own_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host: safetensors refuses tensors that share memory, as tied weights do."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a safetensors file or of a torch file that holds nothing but tensors.
+
+    A state dict may lie under ``state_dict`` or ``model``. Raises `ConfigError` where it cannot be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file of weights")
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:
+        wanted = "a .safetensors file, or a torch file that holds tensors alone"
+        raise ConfigError(  # torch's own words fill a page and advise unsafe loading
+            f"{path} cannot be read as weights ({type(error).__name__}): it must be {wanted}"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ConfigError(f"{path} holds no state dict (names to tensors)")
+    return found
+
+
+def load_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
+    """A module with weights from a file, strictly. Raises `ConfigError` where they do not fit."""
+    try:
+        module.load_state_dict(read_weights(path), strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit the {what} {type(module).__name__}: {error}") from error
+    return module
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backbone: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """The model of a finished run, for new images: embed them, say their clusters, find neighbours.
+
+    Args:
+        path: a run folder, or any folder with its backbone.safetensors; projector.safetensors and
+            clusters.safetensors beside it are taken where they are.
+        backbone: an instance of the user's own module, where the run has one.
+        device: where the model computes.
+
+    Raises:
+        ResumeError: no finished run there, or files of a newer coke. ConfigError: weights that do not fit.
+        DataError: a damaged file.
+
+    >>> import tempfile, coke
+    >>> run = coke.pretrain(out=tempfile.mkdtemp() + "/run", epochs=2, linear_probe=False, tensorboard=False)
+    >>> model = load(run.path)
+    >>> images = torch.randint(256, (5, 3, 40, 60), dtype=torch.uint8)
+    >>> model.embed(images).shape, model.predict(images, head=2).cluster.shape
+    (torch.Size([5, 128]), torch.Size([5]))
+    """
+    from coke.backbones import create
+    from coke.bounded.files import load_clustering, n_heads
+    from coke.method.network import make_projector
+    from coke.model.model import Model
+
+    folder = Path(path)
+    if not (folder / BACKBONE).is_file():
+        raise ResumeError(f"{folder} holds no finished model: {BACKBONE} is missing")
+    stated = _metadata(folder / BACKBONE)
+    try:
+        architecture, size = stated["architecture"], json.loads(stated["input_size"])[1]
+        seen = Preprocessing(size, *(tuple(json.loads(stated[name])) for name in ("mean", "std")))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{folder / BACKBONE} does not say how it was made ({error})") from error
+    if backbone is None:
+        if architecture.startswith("custom:"):
+            raise ConfigError(f"{folder} has a backbone of your own ({architecture}): give it as backbone=")
+        backbone = create(architecture, size)
+    load_weights(backbone, folder / BACKBONE, "backbone")
+    projector, heads = None, []
+    if (folder / PROJECTOR).is_file():
+        projector = make_projector(*json.loads(_metadata(folder / PROJECTOR)["widths"]))
+        load_weights(projector, folder / PROJECTOR, "projector")
+        if (folder / CLUSTERS).is_file():
+            heads = [load_clustering(folder / CLUSTERS, head) for head in range(n_heads(folder / CLUSTERS))]
+    return Model(backbone, seen, projector=projector, heads=heads, name=architecture).to(device)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            stated = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: {error}") from error
+    if int(stated.get("format_version", 1)) > FORMAT_VERSION:
+        came = f"format {stated['format_version']}"
+        raise ResumeError(f"{path} has {came}, this coke reads up to {FORMAT_VERSION}: install a newer coke")
+    return stated
