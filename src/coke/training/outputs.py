@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from coke.bounded.files import as_bytes
-from coke.data import ImageSet
 from coke.evaluation import extract
+from coke.images import ImageSet
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
 from coke.run import Run, atomic

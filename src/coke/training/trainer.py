@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.data import Splits
 from coke.errors import ConfigError
+from coke.images import Splits
 from coke.run import Run
 from coke.training import checkpoint
 from coke.training.batches import Batches
