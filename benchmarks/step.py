@@ -27,10 +27,10 @@ from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches
 from coke.training.config import Config
+from coke.training.devices import make_fabric
 from coke.training.learner import Learner
-from coke.training.optim import make_optimizer
 from coke.training.recipes import find_recipe
-from coke.training.session import make_fabric
+from coke.training.schedule import make_optimizer
 
 IMAGES, SIZE = 10_000, 32
 HEADS = [3000, 4000, 5000]

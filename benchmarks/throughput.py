@@ -29,13 +29,13 @@ from torch.nn.functional import cross_entropy, normalize
 import _common as common
 import _training as training
 from coke.images.splits import make_splits
+from coke.interrupt import Interrupt
 from coke.run import Run
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
-from coke.training.interrupt import Interrupt
 from coke.training.plan import Plan
 from coke.training.recipes import find_recipe
-from coke.training.session import Session
+from coke.training.session import start
 
 SIZE, CLASSES, FOREVER = 32, 10, 1_000_000
 PROFILED = 3  # steps
@@ -43,7 +43,7 @@ WANTED = {"epoch": 0.85, "clustering": 0.03}
 
 
 class Ours:
-    """A session whose epochs are run one by one."""
+    """A run whose epochs are run one by one."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, stage: int) -> None:
         pixels = torch.randint(256, (options.images, 3, SIZE, SIZE), dtype=torch.uint8)
@@ -64,15 +64,14 @@ class Ours:
         resolved = resolve(settings, overrides, images)
         self.run = Run(folder / f"stage{stage}")
         plan = Plan(make_splits(images), resolved.config, resolved.reasons)
-        self.session = Session(plan, self.run)
-        self.trainer = self.session.trainer
+        self.trainer = start(plan, self.run)
         self.trainer.learner.network.train()
         for _ in range(2 if stage == 1 else 3):  # the clustering pass, and the first epoch of each kind
             self.epoch()
 
     def epoch(self) -> None:
         """The next epoch."""
-        self.trainer._run_epoch(self.run, Interrupt())
+        self.trainer.run_epoch(self.run, Interrupt())
 
 
 class Clustering:
@@ -80,7 +79,7 @@ class Clustering:
 
     def __init__(self, ours: Ours) -> None:
         learner = self.learner = ours.trainer.learner
-        n_images, batch = len(learner.memory), ours.session.config.batch_size
+        n_images, batch = len(learner.memory), ours.trainer.config.batch_size
         self.ids = torch.randperm(n_images)[:batch].to(learner.device)
         self.features = normalize(torch.randn(batch, learner.config.dim)).to(learner.device)
 
@@ -95,7 +94,7 @@ class Clustering:
 
 def bare_pass(ours: Ours) -> Callable[[], None]:
     """Forward and backward of backbone and classifier on one random batch."""
-    config, fabric = ours.session.config, ours.session.fabric
+    config, fabric = ours.trainer.config, ours.trainer.fabric
     backbone = make_backbone(config)
     model: nn.Module = nn.Sequential(backbone, nn.Linear(check_backbone(backbone, config), CLASSES))
     model = model.to(memory_format=torch.channels_last)
@@ -169,8 +168,8 @@ def main() -> None:
         summary: dict[str, dict[str, Any]] = common.summarise(times, "bare")
         common.print_summary(f"an epoch of {options.images:,} images, {n_steps} steps", summary)
         waits = profiled(first, options.profile) if options.profile else None
-        first.session.close()
-        second.session.close()
+        first.trainer.logbook.close()
+        second.trainer.logbook.close()
     epoch = common.quartiles([b / c for b, c in zip(times["bare"], times["coke, stage 1"], strict=True)])
     stages = common.quartiles(
         [two / one for one, two in zip(times["coke, stage 1"], times["coke, stage 2"], strict=True)]

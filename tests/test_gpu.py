@@ -12,7 +12,7 @@ from coke.method.network import Output
 from coke.method.objective import Objective, Target
 from coke.training import augment
 from coke.training.plan import make_plan
-from coke.training.session import Session
+from coke.training.session import start
 from coke.training.views import View
 
 pytestmark = [
@@ -114,8 +114,8 @@ def test_a_step_never_waits_for_the_device(tmp_path, averaging_share):
     """Views, network, clustering, labels: the host runs ahead of all of it, in both stages."""
     keys = {"accelerator": "cuda", "averaging_share": averaging_share, "tensorboard": False, "epochs": 9}
     keys |= {"objective.turning": 0.4, "objective.decorrelation": 0.1}
-    session = Session(make_plan("textures", None, keys), None)
-    learner, batches = session.trainer.learner, session.trainer.batches
+    training = start(make_plan("textures", None, keys), None)
+    learner, batches = training.learner, training.batches
     learner.network.train()
     for epoch in range(4):  # the clustering pass, the first steps of a kind, and two epochs that are watched
         learner.begin_epoch(epoch)

@@ -14,7 +14,7 @@ import coke.backbones
 from coke import distributed
 from coke.run import Run
 from coke.training.plan import make_plan
-from coke.training.session import Session
+from coke.training.session import start, write_outputs
 from tiny_runs import SETTINGS, tiny
 
 TWO_VIEWS: dict[str, Any] = {
@@ -40,11 +40,12 @@ class NoNorm(nn.Identity):
 def train(images: Path, out: Path, name: str) -> dict[str, Any]:
     """One run without batch norm; its state, to be compared."""
     plan = make_plan(images, None, {**SETTINGS, **RUNS[name]}, backbone=tiny())
-    session = Session(plan, Run(out / name), backbone=tiny())
-    session.train()
-    session.write_outputs()
-    session.close()
-    learner = session.trainer.learner
+    run = Run(out / name)
+    training = start(plan, run, backbone=tiny())
+    training.fit(run)
+    write_outputs(run, training)
+    training.logbook.close()
+    learner = training.learner
     return {
         "network": learner.network.module.state_dict(),
         "clusterings": [clustering.state_dict() for clustering in learner.clusterings],

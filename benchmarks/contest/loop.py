@@ -27,9 +27,9 @@ from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches
 from coke.training.config import Config
+from coke.training.devices import make_fabric
 from coke.training.learner import Learner
 from coke.training.recipes import find_recipe
-from coke.training.session import make_fabric
 from contest.data import COMPRESSED, Data, labels_of, subset
 from contest.entries import VIEWS, Entry, Scale
 from contest.peers import PEERS, PeerLearner, Supervised

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from coke.training.batches import Batch
 from coke.training.config import Config
-from coke.training.optim import Schedule, make_optimizer, set_learning_rate
+from coke.training.schedule import Schedule, make_optimizer, set_learning_rate
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -72,7 +72,7 @@ def pretrain(
         ['raw pixels', 'trained', 'untrained']
     """
     from coke.training.plan import default_folder, make_plan
-    from coke.training.session import Session, check_folder
+    from coke.training.session import check_folder, start, write_outputs
 
     _check_data(data)
     if isinstance(backbone, str):
@@ -92,18 +92,18 @@ def pretrain(
             progress=progress,
         )
     with run.alone():
-        session = Session(plan, run, backbone=backbone, resume=resume, console=console)
+        training = start(plan, run, backbone=backbone, resume=resume, console=console)
         try:
-            session.train()
-            session.write_outputs()
+            training.fit(run)
+            write_outputs(run, training)
         except DivergedError:
             if distributed.rank() == 0:
                 write_report(run, plan.splits.train)
             raise
         finally:
-            session.close()
+            training.logbook.close()
         if distributed.rank() == 0:
-            finish(run, plan.splits, session.config, backbone=backbone, console=console)
+            finish(run, plan.splits, training.config, backbone=backbone, console=console)
         distributed.barrier()
     return run
 

@@ -104,8 +104,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     data, assignments = _split_words(options.words)
     from rich.console import Console
 
+    from coke.training.loop import Stopped
     from coke.training.settings import parse_overrides
-    from coke.training.trainer import Stopped
 
     overrides = parse_overrides(assignments)
     if options.dry_run:

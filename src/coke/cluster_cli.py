@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
+
+from coke.interrupt import cleaning_up
 
 
 def add_verbs(verbs: Any) -> None:
@@ -69,20 +68,8 @@ def _add_common(verb: argparse.ArgumentParser, data: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """SIGTERM, as schedulers send it, ends like Ctrl-C, so that half-written files are removed.
-
-    Under torchrun it ends at once as ever, since the others are ended too and none can be waited for.
-    """
     from coke.bounded.command import run
 
-    def stop(number: int, frame: Any) -> None:
-        print("coke: terminated", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, before if "RANK" in os.environ else stop)
-    try:
+    with cleaning_up():
         run(options)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0

@@ -10,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import coke.backbones
 from coke.errors import ConfigError
 from coke.method.objective import Objective
-from coke.training.backbone import check_backbone, load_backbone, make_backbone
+from coke.training.backbone import check_backbone, load_backbone, make_backbone, write_backbone
 from coke.training.config import Config
 from coke.training.views import View
-from coke.training.weights import write_backbone
 
 NAMES = timm.list_models("coke_*")
 WIDTHS = {

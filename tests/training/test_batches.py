@@ -149,7 +149,7 @@ def test_decoded_pixels_are_the_antialiased_crop(folder):
     view = View(size=6, crop=(0.2, 1.0), flip=0.0, jitter=(0, 0, 0, 0), gray=0.0)
     batches = make(folder, [view], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     for step, (batch,) in enumerate(batches.epoch(0)):
-        draws = batches.plan(0, step, 0, batch.all_ids).draws[0]
+        draws = batches.drawn(0, step, 0, batch.all_ids).draws[0]
         boxes = crop_boxes(draws, *folder.sizes[batch.ids].float().unbind(1)).int().tolist()
         for row, (left, top, width, height) in enumerate(boxes):
             image = folder.read(int(batch.ids[row]))

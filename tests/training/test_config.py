@@ -12,7 +12,7 @@ from coke.method.labels import SLOTS
 from coke.method.objective import Objective
 from coke.training.checkpoint import KEPT
 from coke.training.config import FREE, Config
-from coke.training.optim import TRUST_COEFFICIENT
+from coke.training.schedule import TRUST_COEFFICIENT
 from coke.training.settings import build, check, convert, differences, override, parse_overrides
 from coke.training.views import View
 

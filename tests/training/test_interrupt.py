@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from coke.interrupt import Interrupt
 from coke.run import Run
 from coke.training import checkpoint
-from coke.training.interrupt import Interrupt
 from tiny_runs import write_textures
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -18,10 +18,10 @@ from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network
 from coke.run import Run
 from coke.training import outputs
+from coke.training.backbone import own_tensors, read_weights, start_from, write_backbone
 from coke.training.config import Config
 from coke.training.outputs import place, write_assignments, write_clusters
 from coke.training.views import View
-from coke.training.weights import own_tensors, read_weights, start_from, write_backbone
 
 
 @pytest.fixture

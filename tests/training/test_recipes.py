@@ -12,8 +12,8 @@ from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE
 from coke.training.auto import resolve, template
 from coke.training.config import AUTO, Config
-from coke.training.optim import TRUST_COEFFICIENT, Schedule
 from coke.training.recipes import RECIPES, find_recipe
+from coke.training.schedule import TRUST_COEFFICIENT, Schedule
 from coke.training.settings import build, override
 from coke.training.views import View
 

@@ -19,7 +19,7 @@ from coke.method.objective import Objective
 from coke.run import Run
 from coke.training import checkpoint
 from coke.training.config import Config
-from coke.training.trainer import Stopped
+from coke.training.loop import Stopped
 from tiny_runs import SETTINGS, assert_same_run, tiny, write_textures
 
 N_STEPS = 5  # 200 images in batches of 40

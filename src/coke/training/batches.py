@@ -104,7 +104,7 @@ class Batches:
         for count in n_parts:
             yield [next(made) for _ in range(count)]
 
-    def plan(self, epoch: int, step: int, part: int, ids: Tensor) -> _Plan:
+    def drawn(self, epoch: int, step: int, part: int, ids: Tensor) -> _Drawn:
         """What one part of a step is made of: ids [B] of the step -> ids and random numbers of this process."""
         rows = torch.arange(len(ids)).tensor_split(self._count_parts(len(ids)))[part]
         own = rows[distributed.shard(len(rows), self.rank, self.world_size)]
@@ -114,7 +114,7 @@ class Batches:
             for view, key in zip(self.views, keys, strict=True)
         ]
         turns = torch.randint(QUARTERS, (len(ids),), generator=generator(self.seed, "turns", epoch, step))
-        return _Plan(ids[own], ids[rows], draws, turns[own])
+        return _Drawn(ids[own], ids[rows], draws, turns[own])
 
     def _count_parts(self, n_images: int) -> int:
         """Parts of a step: no more than leave two images, which batch norm needs, to each process."""
@@ -122,9 +122,9 @@ class Batches:
 
     def _warped(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         for step, part in jobs:
-            plan = self.plan(epoch, step, part, order[step])
-            views = [self._warp(plan, index) for index in range(len(self.views))]
-            yield Batch(plan.ids, plan.all_ids, views, plan.turns.to(self.device, non_blocking=True))
+            drawn = self.drawn(epoch, step, part, order[step])
+            views = [self._warp(drawn, index) for index in range(len(self.views))]
+            yield Batch(drawn.ids, drawn.all_ids, views, drawn.turns.to(self.device, non_blocking=True))
 
     def _decoded(self, epoch: int, order: list[Tensor], jobs: list[tuple[int, int]]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -138,19 +138,19 @@ class Batches:
             generator=generator(self.seed, "loader", epoch),
         )
         for (step, part), crops in zip(jobs, loader, strict=True):
-            plan = self.plan(epoch, step, part, order[step])  # again: cheaper than sending it
+            drawn = self.drawn(epoch, step, part, order[step])  # again: cheaper than sending it
             views = []
-            for crop, draws, view in zip(crops, plan.draws, self.views, strict=True):
+            for crop, draws, view in zip(crops, drawn.draws, self.views, strict=True):
                 pixels = crop.to(self.device, non_blocking=True)
                 views.append(in_parts(pixels, draws.to(self.device), partial(self._finish, view=view)))
-            yield Batch(plan.ids, plan.all_ids, views, plan.turns.to(self.device, non_blocking=True))
+            yield Batch(drawn.ids, drawn.all_ids, views, drawn.turns.to(self.device, non_blocking=True))
 
-    def _warp(self, plan: _Plan, index: int) -> Tensor:
+    def _warp(self, drawn: _Drawn, index: int) -> Tensor:
         assert self.pixels is not None
-        view, draws = self.views[index], plan.draws[index]
-        boxes = crop_boxes(draws, *self.sizes[plan.ids].unbind(1)).to(self.device, non_blocking=True)
+        view, draws = self.views[index], drawn.draws[index]
+        boxes = crop_boxes(draws, *self.sizes[drawn.ids].unbind(1)).to(self.device, non_blocking=True)
         on_device = draws.to(self.device)
-        pixels = self.pixels.index_select(0, plan.ids.to(self.device, non_blocking=True))
+        pixels = self.pixels.index_select(0, drawn.ids.to(self.device, non_blocking=True))
         warped = warp(pixels, boxes, on_device, view.size)
         return in_parts(warped, on_device, partial(self._normalised, view=view))
 
@@ -162,7 +162,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Drawn:
     ids: Tensor
     all_ids: Tensor
     draws: list[Draw]
@@ -185,11 +185,11 @@ class _Crops(Dataset[list[Tensor]]):
 
         step, part = self.jobs[index]
         images, views = self.batches.images, self.batches.views
-        plan = self.batches.plan(self.epoch, step, part, self.order[step])
-        sizes = self.batches.sizes[plan.ids]
-        boxes = [crop_boxes(draws, *sizes.unbind(1)).int().tolist() for draws in plan.draws]
+        drawn = self.batches.drawn(self.epoch, step, part, self.order[step])
+        sizes = self.batches.sizes[drawn.ids]
+        boxes = [crop_boxes(draws, *sizes.unbind(1)).int().tolist() for draws in drawn.draws]
         crops: list[list[Tensor]] = [[] for _ in views]
-        for row, image_id in enumerate(plan.ids.tolist()):
+        for row, image_id in enumerate(drawn.ids.tolist()):
             pixels = images.read(image_id)
             for which, view in enumerate(views):
                 left, top, width, height = boxes[which][row]

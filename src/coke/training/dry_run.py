@@ -12,7 +12,7 @@ from coke.method.dual_step import min_size
 from coke.method.labels import SLOTS, smallest_integer_type
 from coke.run import Run
 from coke.training.plan import Plan, default_folder, make_plan
-from coke.training.session import Session
+from coke.training.session import start
 
 
 def describe(
@@ -39,14 +39,12 @@ def describe(
     yield from (f"because: {reason}" for reason in plan.reasons)
     yield from _bounds(plan)
     yield from _memory(plan)
-    session = Session(plan, None)
-    seconds = session.measure()
-    epochs = session.trainer.learner.schedule.n_epochs
-    if config.max_minutes is not None:
-        epochs = session.epochs_in_time()
+    training = start(plan, None)
+    seconds, device = training.limit_time() or training.measure(), training.fabric.device
+    epochs = training.schedule.n_epochs
     total = seconds * (epochs - config.clustering_epochs * 2 / 3)
     yield (
-        f"time: {seconds:.1f} s per epoch measured on {session.fabric.device} ({torch.get_num_threads()} threads), "
+        f"time: {seconds:.1f} s per epoch measured on {device} ({torch.get_num_threads()} threads), "
         f"{epochs} epochs in about {total / 60:.1f} minutes, probes not counted"
     )
     yield f"run folder: {run.path}" + (" (holds a run already)" if run.metrics_file.exists() else "")

@@ -70,21 +70,9 @@ class Logbook:
     @contextmanager
     def epoch_bar(self, epoch: int, n_epochs: int, n_steps: int, first_step: int) -> Iterator[Any]:
         """A bar over an epoch's steps: call what it gives after each step with the loss."""
-        if self.console is None or not self.console.is_terminal:
-            yield lambda loss: None
-            return
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-        )
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(
-                "", total=n_steps, completed=first_step, epoch=f"{epoch}/{n_epochs - 1}", loss=""
-            )
-            yield lambda loss: bar.update(task, advance=1, loss="" if loss is None else f"loss {loss:.3f}")
+        name = f"epoch {epoch}/{n_epochs - 1}"
+        with _bar(self.console, name, completed=first_step, total=n_steps) as update:
+            yield lambda loss: update(advance=1, loss="" if loss is None else f"loss {loss:.3f}")
 
     def epoch_line(self, record: dict[str, Any], n_epochs: int) -> None:
         """An epoch in one line."""
@@ -110,15 +98,22 @@ class Logbook:
 
 
 @contextmanager
-def reading_bar(console: Console | None) -> Iterator[Callable[[int, int], None] | None]:
+def reading_bar(console: Console | None) -> Iterator[Callable[[int, int], None]]:
     """A bar over the images that are decoded and checked before a run; gives what `open_data` calls."""
+    with _bar(console, "reading images", total=None) as update:
+        yield lambda done, total: update(completed=done, total=total)
+
+
+@contextmanager
+def _bar(console: Console | None, name: str, **task: Any) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing anywhere else; gives what changes it."""
     if console is None or not console.is_terminal:
-        yield None
+        yield lambda **changes: None
         return
-    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+    with Progress(TextColumn(name), *columns, console=console, transient=True) as bar:
+        number = bar.add_task("", loss="", **task)
+        yield lambda **changes: bar.update(number, **changes)
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:

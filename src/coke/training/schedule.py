@@ -1,8 +1,12 @@
-"""The optimizer and its learning rate over the run: a ramp after the clustering pass, then a cosine to 0."""
+"""The optimizer, its learning rate over the run, and how many epochs a run has time for.
+
+The learning rate is a ramp after the clustering pass, then a cosine to 0.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 
 import torch
 from torch import nn
@@ -10,6 +14,7 @@ from torch import nn
 from coke.training.config import Config
 
 TRUST_COEFFICIENT = 0.001  # of LARS: a matrix's step, over its norm, before the learning rate
+_NEAR_END = 2  # epochs left from which on a slow first epoch is taken at its word
 
 
 def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -116,3 +121,52 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+class TimeLimit:
+    """How many epochs `max_minutes` leaves time for, by what epochs of this process have taken.
+
+    Args:
+        minutes: of training, over all resumptions.
+
+    Example:
+        >>> limit = TimeLimit(minutes=1)
+        >>> limit.add(2.0, 2.0)  # a trial
+        >>> limit.epochs_left(elapsed=0, clustering_epochs=1)
+        29
+        >>> limit.add(8.0, 9.0), limit.worth_a_change(n_epochs=30, planned=7, epoch=2)  # warming up
+        (None, False)
+        >>> limit.add(2.0, 3.0)
+        >>> limit.epochs_left(elapsed=15, clustering_epochs=0)
+        15
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self._epochs: list[tuple[float, float]] = []
+
+    def add(self, steps: float, whole: float) -> None:
+        """Seconds of an epoch of training: of its steps, and with probes and records. The first one is a trial."""
+        self._epochs.append((steps, whole))
+
+    def epochs_left(self, elapsed: float, clustering_epochs: int) -> int:
+        """Epochs of training after ``elapsed`` seconds and clustering epochs, which take a third of the time each.
+
+        Those behind count with their mean, without the first, which compiles and warms up, where there are others.
+        Steps half as slow again as the fastest epoch's say that the machine has become slower.
+        """
+        measured = self._epochs[2:] or self._epochs[-1:]
+        steps = [seconds for seconds, _ in measured]
+        beside = statistics.fmean(whole - seconds for seconds, whole in measured)
+        slower = steps[-1] > 1.5 * min(steps)
+        per_epoch = beside + (steps[-1] if slower else statistics.fmean(steps))
+        return max(0, int((60 * self.minutes - elapsed) / per_epoch - clustering_epochs / 3))
+
+    def worth_a_change(self, n_epochs: int, planned: int, epoch: int) -> bool:
+        """Whether to plan so many epochs instead of ``n_epochs``: fewer always, more where it is a tenth.
+
+        By the first epoch alone only where it says that the end is near.
+        """
+        if len(self._epochs) == 2 and planned > epoch + _NEAR_END:
+            return False
+        return planned < n_epochs or planned > 1.1 * n_epochs

@@ -11,7 +11,7 @@ from torch import nn
 
 from coke.errors import ConfigError
 from coke.training.config import Config
-from coke.training.optim import Schedule, make_optimizer, set_learning_rate
+from coke.training.schedule import Schedule, make_optimizer, set_learning_rate
 from coke.training.views import View
 
 

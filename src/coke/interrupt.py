@@ -1,9 +1,13 @@
-"""SIGTERM and Ctrl-C as a wish that the trainer fulfils at the end of a step."""
+"""What Ctrl-C and SIGTERM, as schedulers send it, mean to a program that has something to finish first."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -42,3 +46,22 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as Ctrl-C does, so that half-written files are removed.
+
+    Under torchrun it ends at once as ever, since the others are ended too and none can be waited for.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        print("coke: terminated", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before if "RANK" in os.environ else stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
