@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import _common as common
-from coke.data import ImageSet
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
+from coke.images import ImageSet
+from coke.images.scan import scan
+from coke.images.sources import Pixels, Rows
 
 
 def resident(pixels: Tensor) -> ImageSet:

@@ -136,8 +136,8 @@ def first_images(run: Any, data: Path) -> dict[str, float]:
     import torch
 
     import coke.backbones  # noqa: F401 registers coke_*
-    from coke.data import open_data
     from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, raw_pixels
+    from coke.images import open_data
 
     config = run.config
     view = next(view for view in config["views"] if view["clusters"])

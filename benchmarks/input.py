@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 import _common as common
-from coke.data import open_data
-from coke.data.decode import decode
+from coke.images import open_data
+from coke.images.decode import decode
 from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient
 from coke.training.batches import Batches, generator
 from coke.training.config import Config

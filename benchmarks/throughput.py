@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 import _common as common
 import _training as training
-from coke.data.splits import make_splits
+from coke.images.splits import make_splits
 from coke.interrupt import Interrupt
 from coke.run import Run
 from coke.training.auto import resolve

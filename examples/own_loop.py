@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 
 from coke import LabelMemory, OnlineConstrainedKMeans, auto_dual_lr
 from coke.backbones import Conv5
-from coke.data.textures import textures
+from coke.images.textures import textures
 from coke.method.network import Network
 from coke.method.objective import Objective
 

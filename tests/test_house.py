@@ -27,15 +27,15 @@ MAY_IMPORT = {
     "vectors": LOW,
     "method": {"errors"},
     "bounded": LOW | {"vectors"},
-    "data": LOW,
+    "images": LOW,
     "run": LOW,
-    "model": LOW | {"backbones", "bounded", "method", "data", "evaluation", "vectors"},
-    "evaluation": LOW | {"data", "run"},
-    "report": LOW | {"data", "run"},
-    "training": LOW | {"backbones", "bounded", "method", "data", "run", "evaluation", "model", "vectors"},
-    "api": LOW | {"backbones", "method", "data", "run", "evaluation", "report", "training"},
+    "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors"},
+    "evaluation": LOW | {"images", "run"},
+    "report": LOW | {"images", "run"},
+    "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model", "vectors"},
+    "api": LOW | {"backbones", "method", "images", "run", "evaluation", "report", "training"},
     "cluster_cli": LOW | {"bounded", "vectors"},
-    "cli": LOW | {"api", "cluster_cli", "data", "run", "evaluation", "report", "training"},
+    "cli": LOW | {"api", "cluster_cli", "images", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""
@@ -44,7 +44,7 @@ HEAVY = ("lightning_fabric", "torchvision", "timm", "sklearn", "scipy", "tensorb
 
 
 def name_of(path: Path) -> str:
-    """``src/coke/data/open.py`` -> ``coke.data.open``."""
+    """``src/coke/images/open.py`` -> ``coke.images.open``."""
     parts = list(path.relative_to(SOURCE.parent).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -70,7 +70,7 @@ def imports(tree: ast.AST, module: str, is_package: bool) -> set[str]:
 
 
 def parts_reached(names: set[str]) -> set[str]:
-    """The parts of coke among dotted names: ``coke.data.open.open_data`` -> ``data``."""
+    """The parts of coke among dotted names: ``coke.images.open.open_data`` -> ``images``."""
     inside = {name.split(".")[1] for name in names if name.startswith("coke.")}
     return inside - {"__version__"}
 
@@ -104,10 +104,10 @@ def python(code: str) -> str:
 
 
 def test_imports_are_resolved() -> None:
-    source = "import coke.run\ndef f():\n    from ..data import open\n    from . import views\nfrom coke import cli"
+    source = "import coke.run\ndef f():\n    from ..images import open\n    from . import views\nfrom coke import cli"
     found = imports(ast.parse(source), "coke.training.config", is_package=False)
-    assert found == {"coke.run", "coke.data.open", "coke.training.views", "coke.cli"}
-    assert parts_reached(found) == {"run", "data", "training", "cli"}
+    assert found == {"coke.run", "coke.images.open", "coke.training.views", "coke.cli"}
+    assert parts_reached(found) == {"run", "images", "training", "cli"}
     by_name = ast.parse("importlib.import_module('coke.api')")
     assert imports(by_name, "coke.run", is_package=False) == {"coke.api"}
     assert imports(ast.parse("from .cli import main"), "coke", is_package=True) == {"coke.cli.main"}
@@ -189,7 +189,7 @@ def state():
         "default type": str(torch.get_default_dtype()),
     }
 before = state()
-import coke, coke.data, coke.evaluation, coke.report
+import coke, coke.images, coke.evaluation, coke.report
 from coke import CokeError, LabelMemory, OnlineConstrainedKMeans, Run, auto_dual_lr
 after = state()
 print(json.dumps([key for key in before if json.dumps(before[key]) != json.dumps(after[key])]))

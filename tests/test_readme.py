@@ -119,7 +119,7 @@ def test_run_folder_is_listed() -> None:
 
 
 def test_image_suffixes_are_listed() -> None:
-    from coke.data.folder import SUFFIXES
+    from coke.images.folder import SUFFIXES
 
     assert set(re.findall(r"`(\.\w+)`", PAGES["data.md"].split("## List")[0])) == set(SUFFIXES)
 

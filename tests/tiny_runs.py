@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from coke.data.textures import textures
+from coke.images.textures import textures
 from coke.run import Run
 from coke.training.checkpoint import load
 

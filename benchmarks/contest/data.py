@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from coke.data import ImageSet, open_data
-from coke.data.sources import Pixels
-from coke.data.splits import hold_out
+from coke.images import ImageSet, open_data
+from coke.images.sources import Pixels
+from coke.images.splits import hold_out
 from coke.training.batches import generator
 
 COMPRESSED = "compressed again"

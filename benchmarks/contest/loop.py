@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from coke.data import ImageSet
 from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, near, raw_pixels
 from coke.evaluation.clusters import cluster_scores, head_scores
 from coke.evaluation.probes import linear_probe
+from coke.images import ImageSet
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches

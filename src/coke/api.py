@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.data import Splits, has_columns, open_data
 from coke.errors import CokeError, ConfigError, DataError, ResumeError
 from coke.evaluation import (
     adapt_batch_norm,
@@ -23,6 +22,7 @@ from coke.evaluation import (
     raw_pixels,
     table,
 )
+from coke.images import Splits, has_columns, open_data
 from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from coke.data.scan import scan
-from coke.data.sources import Files, Pixels, Rows
+from coke.images.scan import scan
+from coke.images.sources import Files, Pixels, Rows
 
 
 def in_memory(pixels, labels=None, name="made"):

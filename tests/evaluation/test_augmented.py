@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from coke.data import textures
 from coke.errors import ConfigError, DataError
 from coke.evaluation.augmented import augmented_linear_probe
+from coke.images import textures
 
 VIEW = {"size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 

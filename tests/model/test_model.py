@@ -17,9 +17,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch.nn.functional import cosine_similarity, normalize
 
 import coke
-from coke.data import open_data
-from coke.data.images import center
 from coke.errors import BoundsError, ConfigError, DataError, ResumeError
+from coke.images import open_data
+from coke.images.image_set import center
 from coke.model import Model, Preprocessing
 from coke.run import Run
 from tiny_runs import SETTINGS, tiny, write_textures

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from coke.data import open_data
-from coke.data.images import ImageSet
+from coke.images import open_data
+from coke.images.image_set import ImageSet
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from coke.data.images import ImageSet
+from coke.images.image_set import ImageSet
 from coke.run import Run, atomic
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -167,7 +167,7 @@ def photographs(folder: Path, n_images: int, side: int, seed: int = 0) -> ImageS
     """Coloured noise as PNG files in a folder, read as any user's folder is."""
     from PIL import Image
 
-    from coke.data import open_data
+    from coke.images import open_data
 
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)

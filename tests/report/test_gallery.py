@@ -115,7 +115,7 @@ def test_images_of_another_data_set_are_noticed(tmp_path, run):
 def test_files_that_vanished_are_noticed(tmp_path):
     folder = tmp_path / "images"
     photographs(folder, 6, 90)
-    from coke.data import open_data
+    from coke.images import open_data
 
     images = open_data(folder, resident_bytes=0).train
     run = write_whole_run(tmp_path / "run", images, [1])

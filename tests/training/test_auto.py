@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coke.data.images import ImageSet
-from coke.data.sources import Pixels
 from coke.errors import BoundsError, ConfigError, DataError
+from coke.images.image_set import ImageSet
+from coke.images.sources import Pixels
 from coke.method.dual_step import CLIMB, LARGEST_HIT
 from coke.training.auto import IMAGES_PER_CLUSTER, resolve
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from coke.data.scan import scan
-from coke.data.sources import Files, Pixels, Rows
+from coke.images.scan import scan
+from coke.images.sources import Files, Pixels, Rows
 from coke.training.augment import crop_boxes
 from coke.training.batches import Batches, generator
 from coke.training.views import View

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
 from coke.errors import ConfigError
+from coke.images.scan import scan
+from coke.images.sources import Pixels, Rows
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network
 from coke.model.files import Preprocessing, own_tensors, read_weights, write_backbone

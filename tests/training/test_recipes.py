@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from coke.data.images import ImageSet
-from coke.data.sources import Pixels
 from coke.errors import ConfigError
+from coke.images.image_set import ImageSet
+from coke.images.sources import Pixels
 from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE
 from coke.training.auto import resolve, template

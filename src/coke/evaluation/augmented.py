@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coke.data.images import ImageSet
-from coke.data.memory import usable_cpus
 from coke.errors import ConfigError, DataError
 from coke.evaluation.checks import checked_problem
 from coke.evaluation.features import Device, evaluating, extract, normalised, pooled
+from coke.images.image_set import ImageSet
+from coke.images.memory import usable_cpus
 
 AREA = (0.08, 1.0)  # of the image, uniform
 ASPECT = (3 / 4, 4 / 3)  # width over height, log-uniform

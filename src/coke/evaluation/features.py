@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from coke.data.images import ImageSet
 from coke.errors import ConfigError, DataError
+from coke.images.image_set import ImageSet
 
 Device = torch.device | str | None
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from coke.atomic import atomic
-from coke.data.images import shorter_side
 from coke.errors import ConfigError, DataError, ResumeError
+from coke.images.image_set import shorter_side
 
 if TYPE_CHECKING:
     from coke.model.model import Model

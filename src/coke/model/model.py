@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from coke.bounded.places import places
-from coke.data import ImageSet
-from coke.data.decode import decode
-from coke.data.images import center
 from coke.errors import ConfigError, DataError
 from coke.evaluation.features import normalised, pooled
+from coke.images import ImageSet
+from coke.images.decode import decode
+from coke.images.image_set import center
 from coke.model.files import Preprocessing
 from coke.vectors import open_vectors
 

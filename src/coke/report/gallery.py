@@ -14,7 +14,7 @@ from coke.report.record import Record
 from coke.report.thumbnails import missing_tile, montage, thumbnail, tile_size
 
 if TYPE_CHECKING:
-    from coke.data.images import ImageSet
+    from coke.images.image_set import ImageSet
 
 PER_STRIP = 8
 OPEN_CARDS = 12  # clusters of the first head shown without unfolding

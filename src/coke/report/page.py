@@ -27,7 +27,7 @@ from coke.report.summary import (
 from coke.run import Run, atomic
 
 if TYPE_CHECKING:
-    from coke.data.images import ImageSet
+    from coke.images.image_set import ImageSet
 
 MAX_BYTES = 12_000_000
 

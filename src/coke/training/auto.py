@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coke.data import ImageSet
 from coke.errors import ConfigError, DataError
+from coke.images import ImageSet
 from coke.method.dual_step import auto_dual_lr, check_n_clusters, min_size
 from coke.training.config import AUTO, RANGES, Config, check_range
 from coke.training.recipes import Recipe

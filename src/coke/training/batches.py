@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coke import distributed
-from coke.data import ImageSet
+from coke.images import ImageSet
 from coke.method.network import QUARTERS
 from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
 from coke.training.views import View

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.data import Splits
 from coke.errors import ConfigError
+from coke.images import Splits
 from coke.interrupt import Interrupt
 from coke.run import Run
 from coke.training import checkpoint

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from coke import distributed
-from coke.data import ImageSet, Splits
 from coke.errors import CokeError, DataError
 from coke.evaluation import extract, knn_accuracy, near
+from coke.images import ImageSet, Splits
 from coke.run import Run
 from coke.training import health
 from coke.training.batches import generator

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from coke import distributed
 from coke.bounded.files import as_bytes, estimator_of
 from coke.bounded.places import places
-from coke.data import ImageSet
 from coke.evaluation import extract
+from coke.images import ImageSet
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
 from coke.run import Run, atomic

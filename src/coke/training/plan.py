@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from coke.data import Splits, open_data
 from coke.errors import ConfigError, ResumeError
+from coke.images import Splits, open_data
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
 from coke.training.config import Config, without_fixed

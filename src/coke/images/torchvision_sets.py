@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from coke.data.decode import Content
-from coke.data.labels import number_labels
-from coke.data.sources import Found, Rows
 from coke.errors import DataError, did_you_mean
+from coke.images.decode import Content
+from coke.images.labels import number_labels
+from coke.images.sources import Found, Rows
 
 _TARGETS = ("targets", "labels", "_labels")
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.data.decode import Content, decode
-from coke.data.images import ImageSet, Unreadable
-from coke.data.memory import usable_cpus
-from coke.data.sources import Pixels, Rows
 from coke.errors import DataError
+from coke.images.decode import Content, decode
+from coke.images.image_set import ImageSet, Unreadable
+from coke.images.memory import usable_cpus
+from coke.images.sources import Pixels, Rows
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coke.data.decode import decode
-from coke.data.memory import usable_cpus
-from coke.data.sources import Pixels, Source
+from coke.images.decode import decode
+from coke.images.memory import usable_cpus
+from coke.images.sources import Pixels, Source
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""
@@ -42,7 +42,7 @@ class ImageSet:
     classes: the names of labels 0..C-1, None without labels.
     unreadable: what the scan left out.
 
-    >>> from coke.data import open_data
+    >>> from coke.images import open_data
     >>> images = open_data("textures").train
     >>> len(images), tuple(images.read(0).shape), len(images.subset([2, 3]))
     (5000, (3, 24, 24), 2)

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from coke.data.labels import UNLABELLED, number_labels
-from coke.data.memory import require_memory
-from coke.data.names import split_of
-from coke.data.sources import Encoded, Found, Rows
 from coke.errors import DataError, did_you_mean
+from coke.images.labels import UNLABELLED, number_labels
+from coke.images.memory import require_memory
+from coke.images.names import split_of
+from coke.images.sources import Encoded, Found, Rows
 
 _SHARD = re.compile(r"^(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})$")
 DEFAULT_LABEL = "label"

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from coke.data import open_data
 from coke.errors import DataError
+from coke.images import open_data
 
 from .builders import write_images
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coke.data import open_data
 from coke.errors import DataError
+from coke.images import open_data
 
 from .builders import picture, write_images
 

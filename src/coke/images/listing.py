@@ -6,10 +6,10 @@ import csv
 import io
 from pathlib import Path
 
-from coke.data.labels import number_text
-from coke.data.names import split_of
-from coke.data.sources import Files, Found, Rows
 from coke.errors import DataError, did_you_mean
+from coke.images.labels import number_text
+from coke.images.names import split_of
+from coke.images.sources import Files, Found, Rows
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 SPLIT_COLUMN = "split"

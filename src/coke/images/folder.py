@@ -6,10 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from coke.data.labels import number_labels
-from coke.data.names import split_of
-from coke.data.sources import Files, Found, Rows
 from coke.errors import DataError
+from coke.images.labels import number_labels
+from coke.images.names import split_of
+from coke.images.sources import Files, Found, Rows
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """Which files are taken for images, upper or lower case."""

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from coke.data import open_data
 from coke.errors import DataError
+from coke.images import open_data
 
 from .builders import encode, picture, write_images
 

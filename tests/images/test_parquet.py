@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coke.data import open_data, parquet
-from coke.data.memory import require_memory
 from coke.errors import DataError
+from coke.images import open_data, parquet
+from coke.images.memory import require_memory
 
 from .builders import encode, picture, write_images, write_parquet
 

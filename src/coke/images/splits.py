@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coke.data.images import ImageSet
+from coke.images.image_set import ImageSet
 
 HOLD_OUT = 0.1
 """The share of the labels that probes are asked about where there is no test split with labels."""

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coke.data import open_data
-from coke.data.scan import scan
-from coke.data.sources import Pixels, Rows
 from coke.errors import DataError
+from coke.images import open_data
+from coke.images.scan import scan
+from coke.images.sources import Pixels, Rows
 
 from .builders import encode, picture, write_images
 
@@ -25,7 +25,7 @@ SIZES = [(6, 8), (9, 5), (1, 1), (30, 4)]
 @pytest.fixture(autouse=True, params=["in threads", "here"])
 def _where(request, monkeypatch):
     """Large images are decoded in threads, small ones are not: each test asks both."""
-    monkeypatch.setattr("coke.data.scan._SMALL", 0 if request.param == "in threads" else 1 << 40)
+    monkeypatch.setattr("coke.images.scan._SMALL", 0 if request.param == "in threads" else 1 << 40)
 
 
 @pytest.fixture

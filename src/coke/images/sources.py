@@ -9,8 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 from torch import Tensor
 
-from coke.data.decode import Content
 from coke.errors import DataError
+from coke.images.decode import Content
 
 
 class Source(Protocol):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coke.data import open_data
-from coke.data.splits import hold_out
+from coke.images import open_data
+from coke.images.splits import hold_out
 
 from .builders import write_images
 

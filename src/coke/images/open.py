@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from coke.data.folder import SUFFIXES, find_folder, list_files
-from coke.data.images import ImageSet
-from coke.data.labels import align
-from coke.data.listing import DEFAULT_IMAGE, DEFAULT_LABEL, LISTS, TABLES, find_list, find_table
-from coke.data.parquet import find_parquet
-from coke.data.scan import scan
-from coke.data.sources import Found, Pixels, Rows
-from coke.data.splits import Splits, make_splits
-from coke.data.textures import CLASSES, textures
-from coke.data.torchvision_sets import find_torchvision
 from coke.errors import DataError, did_you_mean
+from coke.images.folder import SUFFIXES, find_folder, list_files
+from coke.images.image_set import ImageSet
+from coke.images.labels import align
+from coke.images.listing import DEFAULT_IMAGE, DEFAULT_LABEL, LISTS, TABLES, find_list, find_table
+from coke.images.parquet import find_parquet
+from coke.images.scan import scan
+from coke.images.sources import Found, Pixels, Rows
+from coke.images.splits import Splits, make_splits
+from coke.images.textures import CLASSES, textures
+from coke.images.torchvision_sets import find_torchvision
 
 TEXTURES = "textures"
 _NAME_AND_ROOT = re.compile(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import functional as vision
 
-from coke.data import open_data
-from coke.data.images import center
+from coke.images import open_data
+from coke.images.image_set import center
 
 from .builders import encode, picture
 

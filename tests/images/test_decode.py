@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from coke.data.decode import decode
 from coke.errors import DataError
+from coke.images.decode import decode
 
 from .builders import encode, picture
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coke.data import open_data
-from coke.data.memory import available_memory
 from coke.errors import DataError
+from coke.images import open_data
+from coke.images.memory import available_memory
 
 from .builders import write_images, write_parquet
 
@@ -55,7 +55,9 @@ def test_free_memory_is_a_positive_number_of_bytes():
 
 
 def test_opening_does_not_load_torchvision():
-    program = "import sys, coke.data; coke.data.open_data('textures'); print('torchvision' in sys.modules)"
+    program = (
+        "import sys, coke.images; coke.images.open_data('textures'); print('torchvision' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from coke.data import open_data, textures
-from coke.data.textures import CLASSES
 from coke.errors import DataError
+from coke.images import open_data, textures
+from coke.images.textures import CLASSES
 
 
 @settings(max_examples=10, deadline=None)

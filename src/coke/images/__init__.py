@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from coke.data.images import ImageSet, Unreadable
-from coke.data.open import has_columns, open_data
-from coke.data.splits import Splits
-from coke.data.textures import textures
+from coke.images.image_set import ImageSet, Unreadable
+from coke.images.open import has_columns, open_data
+from coke.images.splits import Splits
+from coke.images.textures import textures
 
 __all__ = ["ImageSet", "Splits", "Unreadable", "has_columns", "open_data", "textures"]
