@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "coke"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-LOW = {"errors", "atomic", "distributed", "interrupt"}
+LOW = {"errors", "atomic", "distributed", "interrupt", "progress"}
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "interrupt": set(),
+    "progress": set(),
     "distributed": {"errors"},
     "backbones": {"errors"},
     "vectors": LOW,
@@ -35,7 +36,8 @@ MAY_IMPORT = {
     "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model", "vectors"},
     "api": LOW | {"backbones", "method", "images", "run", "evaluation", "report", "training"},
     "cluster_cli": LOW | {"bounded", "vectors"},
-    "cli": LOW | {"api", "cluster_cli", "images", "run", "evaluation", "report", "training"},
+    "model_cli": LOW | {"model"},
+    "cli": LOW | {"api", "cluster_cli", "model_cli", "images", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""

@@ -23,11 +23,11 @@ from coke.evaluation import (
     table,
 )
 from coke.images import Splits, has_columns, open_data
+from coke.progress import progress_bar
 from coke.report import write_report
 from coke.run import Run
 from coke.training.backbone import load_backbone
 from coke.training.config import Config, without_fixed
-from coke.training.logbook import reading_bar
 from coke.training.monitor import DivergedError
 from coke.training.settings import build
 
@@ -82,7 +82,7 @@ def pretrain(
     run = Run(out if out is not None else default_folder(data, recipe))
     if not resume:
         check_folder(run)  # before images are read
-    with reading_bar(console) as progress:
+    with progress_bar(console, "reading images") as progress:
         plan = make_plan(
             data,
             recipe,

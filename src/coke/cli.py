@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from coke import __version__, cluster_cli
+from coke import __version__, cluster_cli, model_cli
 from coke.errors import CokeError, ConfigError
 
 _KEY = re.compile(r"([A-Za-z_][\w.]*)?=")  # =value is no DATA either: it lacks its key
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     recipes.add_argument("name", nargs="?", metavar="NAME")
     recipes.set_defaults(run=_recipes)
 
+    model_cli.add_verbs(verbs)
     cluster_cli.add_verbs(verbs)
     return top
 

@@ -53,7 +53,11 @@ def _add_common(verb: argparse.ArgumentParser, data: str) -> None:
     add("data", type=Path, metavar=data, help=".npy, .parquet or a folder of them")
     add("--head", type=int, default=0, metavar="H", help="of clusters that coke pretrain wrote; default: 0")
     add("--column", metavar="NAME", help="of parquet: where the vectors are, if there are several")
-    add("--id", metavar="NAME", help="of parquet: a column that goes into --out beside each row")
+    add(
+        "--id",
+        metavar="NAME",
+        help="of parquet: a column that goes into --out beside each row; default: key, if any",
+    )
     add("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     columns = "row, cluster, distance to its center, margin to the nearest other, which that is"
     add("--out", type=Path, required=True, metavar="FILE", help=f".parquet: {columns}")

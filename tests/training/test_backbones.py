@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import coke.backbones
@@ -124,3 +125,26 @@ def test_unknown_names_are_refused_with_the_nearest():
         make_backbone(config("coke_resnet18_smal"))
     with pytest.raises(ConfigError, match="custom:Mine is a module of your own: give it as backbone="):
         make_backbone(config("custom:Mine"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timms_words_are_honoured(name, tmp_path):
+    """Weights from a file through ``pretrained``, feature maps, and no word that is silently dropped."""
+    whole, images = timm.create_model(name, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    file = {"file": str(tmp_path / "weights.safetensors")}
+    with torch.inference_mode():
+        for classes in (0, 5):
+            loaded = timm.create_model(
+                name, num_classes=classes, pretrained=True, pretrained_cfg_overlay=file
+            ).eval()
+            features = loaded.forward_head(loaded.forward_features(images), pre_logits=True)
+            assert torch.allclose(features, whole(images), atol=1e-6)
+        maps = timm.create_model(name, features_only=True, out_indices=(1, 4))
+        found = maps(images)
+    assert [each.shape[1] for each in found] == maps.feature_info.channels()
+    assert [32 // each.shape[2] for each in found] == maps.feature_info.reduction()
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model(name, pretrained=True)
+    with pytest.raises(TypeError, match="nonsense"):
+        timm.create_model(name, nonsense=3)

@@ -28,7 +28,7 @@ from coke.bounded.processes import collected, joined, open_together, own_rows, t
 from coke.bounded.sizes import SizeBounds, number, resolve_bounds
 from coke.errors import ConfigError, DataError
 from coke.vectors import Vectors
-from coke.vectors.files import column_field, column_values
+from coke.vectors.files import column_field, column_values, key_field
 
 Array = np.ndarray[Any, Any]
 COLUMNS = {"row": "int64", "cluster": "int32", "distance": "float32", "margin": "float32", "second": "int32"}
@@ -49,7 +49,7 @@ def run(options: Namespace) -> None:
             km = asked_estimator(options, sizes) if fits else load_clustering(options.file, options.head)
         vectors = open_together(options.data, options.column, device)
         with together():
-            key = None if options.id is None else column_field(vectors, options.id)
+            key = key_field(vectors) if options.id is None else column_field(vectors, options.id)
         bounds = resolve_bounds(vectors.n_rows, km.n_clusters, **sizes)
         if options.file and vectors.n_features != km.n_features_in_:
             have = f"{vectors.n_features} features, the centers of {options.file} have {km.n_features_in_}"

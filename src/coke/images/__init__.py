@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from coke.images.image_set import ImageSet, Unreadable
-from coke.images.open import has_columns, open_data
+from coke.images.open import find_rows, has_columns, open_data
+from coke.images.sources import Rows
 from coke.images.splits import Splits
 from coke.images.textures import textures
 
-__all__ = ["ImageSet", "Splits", "Unreadable", "has_columns", "open_data", "textures"]
+__all__ = ["ImageSet", "Rows", "Splits", "Unreadable", "find_rows", "has_columns", "open_data", "textures"]

@@ -124,7 +124,7 @@ class ImageSet:
         """All images in order, as batches uint8 [b, 3, size, size]: the view that evaluation uses.
 
         The shorter side is resized to ``size`` (up to 64 px) or to ``size * 256 / 224``, bicubic with
-        antialias, then the centre is cut out. Images that are ``size`` x ``size`` already pass untouched.
+        antialias, then the centre is cut out.
         """
         with ThreadPoolExecutor(usable_cpus()) as threads:
             for start in range(0, len(self), batch_size):
@@ -142,20 +142,20 @@ def shorter_side(size: int) -> int:
     return size if size <= SMALL else round(size * 256 / 224)
 
 
-def center(image: Tensor, size: int) -> Tensor:
+def center(image: Tensor, size: int, shorter: int | None = None, interpolation: str = "bicubic") -> Tensor:
     """The centre of uint8 [..., 3, h, w] images as [..., 3, size, size]; see `ImageSet.centered`.
+
+    shorter: what the shorter side is resized to before; interpolation: "bicubic" or "bilinear".
 
     >>> center(torch.zeros(3, 40, 60, dtype=torch.uint8), 32).shape
     torch.Size([3, 32, 32])
     """
     height, width = image.shape[-2:]
-    if (height, width) == (size, size):
-        return image
-    shorter = shorter_side(size)
+    shorter = shorter_side(size) if shorter is None else shorter
     scaled = (max(shorter, height * shorter // width), max(shorter, width * shorter // height))
     if scaled != (height, width):
         batch = image.float() if image.ndim == 4 else image.float()[None]
-        batch = functional.interpolate(batch, scaled, mode="bicubic", antialias=True, align_corners=False)
+        batch = functional.interpolate(batch, scaled, mode=interpolation, antialias=True, align_corners=False)
         resized = batch.round().clamp(0, 255).to(torch.uint8)
         image = resized if image.ndim == 4 else resized[0]
     top, left = (round((side - size) / 2) for side in scaled)

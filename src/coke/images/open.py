@@ -69,6 +69,14 @@ def open_data(
     return make_splits(train, query, query_split=found.query_split, seed=seed, remarks=found.remarks)
 
 
+def find_rows(
+    data: str | os.PathLike[str], *, image_column: str = "image", label_column: str = "label"
+) -> list[Rows]:
+    """All images of ``data``, split after split, as they lie there: none is decoded. Raises as `open_data` does."""
+    found = _find(data, label_column, image_column)
+    return [part for part in (found.train, found.query) if part is not None]
+
+
 def _find(data: str | os.PathLike[str], label_column: str, image_column: str) -> Found:
     path = Path(data)
     if not path.exists():

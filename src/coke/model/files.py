@@ -10,6 +10,7 @@ A run folder holds all three, and so does any folder that they are copied to.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from coke.atomic import atomic
 from coke.errors import ConfigError, DataError, ResumeError
-from coke.images.image_set import shorter_side
+from coke.images.image_set import center, shorter_side
 
 if TYPE_CHECKING:
     from coke.model.model import Model
@@ -34,11 +35,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a backbone's input: its centre, bicubic, normalised. What timm calls a data config.
+    """How an image becomes a backbone's input: resized, its centre cut out, normalised. timm's "data config".
 
     Args:
         size: side in px.
         mean, std: per channel, of pixels in 0 ... 1.
+        crop_pct: ``size`` over what the shorter side is resized to; None is coke's own.
+        interpolation: "bicubic" or "bilinear", with antialias.
 
     >>> Preprocessing(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).as_timm()["crop_pct"]
     0.875
@@ -47,6 +50,25 @@ class Preprocessing:
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_pct: float | None = None
+    interpolation: str = "bicubic"
+
+    @property
+    def shorter(self) -> int:
+        """What the shorter side is resized to, px."""
+        return shorter_side(self.size) if self.crop_pct is None else math.floor(self.size / self.crop_pct)
+
+    def center(self, image: Tensor) -> Tensor:
+        """Pixels uint8 [..., 3, h, w] as [..., 3, size, size]."""
+        return center(image, self.size, self.shorter, self.interpolation)
+
+    @classmethod
+    def of_timm(cls, stated: Mapping[str, Any]) -> Preprocessing:
+        """From timm's ``pretrained_cfg``. Raises `ConfigError` for an interpolation other than these two."""
+        if stated["interpolation"] not in ("bicubic", "bilinear"):
+            raise ConfigError(f"interpolation {stated['interpolation']!r} is neither bicubic nor bilinear")
+        normal = (tuple(stated["mean"]), tuple(stated["std"]))
+        return cls(stated["input_size"][-1], *normal, stated["crop_pct"], stated["interpolation"])
 
     def as_timm(self) -> dict[str, Any]:
         """Keys of timm's ``pretrained_cfg``: with them timm's own transform sees what coke sees."""
@@ -54,8 +76,8 @@ class Preprocessing:
             "input_size": (3, self.size, self.size),
             "mean": tuple(self.mean),
             "std": tuple(self.std),
-            "crop_pct": self.size / shorter_side(self.size),
-            "interpolation": "bicubic",
+            "crop_pct": self.size / self.shorter,
+            "interpolation": self.interpolation,
         }
 
 
@@ -152,14 +174,15 @@ def load(
         raise ResumeError(f"{folder} holds no finished model: {BACKBONE} is missing")
     stated = _metadata(folder / BACKBONE)
     try:
-        architecture, size = stated["architecture"], json.loads(stated["input_size"])[1]
-        seen = Preprocessing(size, *(tuple(json.loads(stated[name])) for name in ("mean", "std")))
+        architecture = stated["architecture"]
+        keys = ("input_size", "mean", "std", "crop_pct", "interpolation")
+        seen = Preprocessing.of_timm({key: json.loads(stated[key]) for key in keys})
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{folder / BACKBONE} does not say how it was made ({error})") from error
     if backbone is None:
         if architecture.startswith("custom:"):
             raise ConfigError(f"{folder} has a backbone of your own ({architecture}): give it as backbone=")
-        backbone = create(architecture, size)
+        backbone = create(architecture, seen.size)
     load_weights(backbone, folder / BACKBONE, "backbone")
     projector, heads = None, []
     if (folder / PROJECTOR).is_file():

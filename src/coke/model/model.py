@@ -16,13 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from coke.bounded.places import places
 from coke.errors import ConfigError, DataError
 from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
-from coke.images.image_set import center
-from coke.model.files import Preprocessing
+from coke.model.files import Preprocessing, load_weights
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -92,9 +90,13 @@ class Model:
         """
         if features == "projection" and self.projector is None:
             raise ConfigError("this model has no projector: it has backbone features alone")
-        size = self.preprocessing.size
-        batch_size = batch_size or max(1, min(_LARGEST, _INPUT // (12 * size**2)))
-        return torch.cat([self.features(pixels, features) for pixels in centered(images, size, batch_size)])
+        batches = centered(images, self.preprocessing, batch_size or self.batch_size)
+        return torch.cat([self.features(pixels, features) for pixels in batches])
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one pass, unless said: what 64 MiB of input hold, at most 512."""
+        return max(1, min(_LARGEST, _INPUT // (12 * self.preprocessing.size**2)))
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, features: Features = "backbone") -> Tensor:
@@ -106,6 +108,58 @@ class Model:
             found = normalize(self.projector(found).float())
         return found.cpu()
 
+    @torch.inference_mode()
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Of pixels uint8 [B, 3, S, S] the backbone's output before it is pooled: float32 [B, L, F] on the host.
+
+        L are the patches of a transformer, without its class and register tokens, or the positions of a map, row by
+        row. Raises `ConfigError` for a module that has no ``forward_features``, which timm's have.
+        """
+        if not hasattr(self.backbone, "forward_features"):
+            kind = type(self.backbone).__name__
+            raise ConfigError(f"{kind} has no forward_features, as timm's models have, hence no tokens")
+        seen = self.preprocessing
+        forward: Any = self.backbone.forward_features
+        found = forward(normalised(pixels.to(self.device), seen.mean, seen.std))
+        if found.ndim == 4:
+            if getattr(self.backbone, "output_fmt", "NCHW") != "NHWC":
+                found = found.permute(0, 2, 3, 1)
+            found = found.flatten(1, 2)
+        else:
+            found = found[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        return found.float().cpu()
+
+    @classmethod
+    def of_timm(cls, name: str, weights: str | os.PathLike[str] | None = None) -> Model:
+        """Any of timm's models, seeing images as its published weights want them.
+
+        Args:
+            name: with or without a tag, as ``timm.create_model`` takes it.
+            weights: a file of them; None takes the published ones, from this machine or the network.
+
+        Raises:
+            ConfigError: an unknown name, weights that do not fit, that are nowhere or cannot be downloaded.
+        """
+        import timm
+        from timm.data import resolve_model_data_config
+
+        from coke.backbones import check_name
+
+        check_name(name)
+        try:
+            backbone = timm.create_model(name, pretrained=weights is None, num_classes=0)
+        except RuntimeError as error:  # timm's, where there are none, or none of that tag
+            raise ConfigError(f"{name}: {error} Or give a file of weights") from error
+        except OSError as error:
+            raise ConfigError(
+                f"the published weights of {name} are not on this machine and cannot be downloaded "
+                f"({type(error).__name__}): give a file of weights"
+            ) from error
+        seen = Preprocessing.of_timm(resolve_model_data_config(backbone))
+        if weights is not None:
+            load_weights(backbone, Path(weights), "backbone")
+        return cls(backbone, seen, name=name)
+
     def predict(self, images: Any, head: int = 0, **sizes: Any) -> Prediction:
         """The cluster of each image: the nearest center of a head, by cosine.
 
@@ -115,6 +169,19 @@ class Model:
         Args:
             images: as for `embed`, or float features [N, D], projections of `embed`.
         """
+        from coke.model.predict import placed
+
+        self.check_head(head)
+        given = isinstance(images, Tensor | np.ndarray) and images.ndim == 2
+        projections = torch.as_tensor(images) if given else self.embed(images, features="projection")
+        place, _ = placed(self.heads[head], open_vectors(projections), **sizes)
+        columns = {name: torch.from_numpy(place[name].copy()) for name in place.dtype.names or ()}
+        return Prediction(
+            columns["cluster"].long(), 1 - columns["distance"], columns["margin"], columns["second"].long()
+        )
+
+    def check_head(self, head: int) -> None:
+        """Raise `ConfigError` where there is no such head."""
         if not 0 <= head < len(self.heads):
             have = (
                 f"{len(self.heads)}, numbered from 0"
@@ -122,16 +189,6 @@ class Model:
                 else "none: clusters.safetensors is missing"
             )
             raise ConfigError(f"there is no head {head}: this model has {have}")
-        given = isinstance(images, Tensor | np.ndarray) and images.ndim == 2
-        projections = torch.as_tensor(images) if given else self.embed(images, features="projection")
-        km = self.heads[head]
-        asked = any(value is not None for value in sizes.values())
-        labels = km.assign(projections, **sizes) if asked else km.predict(projections)
-        place = places(open_vectors(projections), labels, km.cluster_centers_, km.metric)
-        columns = {name: torch.from_numpy(place[name].copy()) for name in place.dtype.names}
-        return Prediction(
-            columns["cluster"].long(), 1 - columns["distance"], columns["margin"], columns["second"].long()
-        )
 
     def neighbours(self, images: Any, bank: Any, k: int = 10) -> tuple[Tensor, Tensor]:
         """The k most similar rows of a bank for each image: cosines [N, k], largest first, and row numbers [N, k].
@@ -156,21 +213,23 @@ class Model:
         return torch.cat([f.values for f in found]).cpu(), torch.cat([f.indices for f in found]).cpu()
 
 
-def centered(images: Any, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Images of any kind as batches uint8 [b, 3, size, size], in order."""
+def centered(images: Any, seen: Preprocessing, batch_size: int) -> Iterator[Tensor]:
+    """Images of any kind as batches uint8 [b, 3, S, S], in order."""
     if isinstance(images, ImageSet):
-        yield from images.centered(size, batch_size)
+        for rows in range(0, len(images), batch_size):
+            stop = min(rows + batch_size, len(images))
+            yield torch.stack([seen.center(images.read(row)) for row in range(rows, stop)])
         return
     if isinstance(images, Tensor | np.ndarray):
         pixels = _pixels(images)
         for block in (pixels if pixels.ndim == 4 else pixels[None]).split(batch_size):
-            yield center(block, size)
+            yield seen.center(block)
         return
     listed = images if isinstance(images, list | tuple) else [images]
     if not listed:
         raise DataError("no images: there is nothing to embed")
     for first in range(0, len(listed), batch_size):
-        yield torch.stack([center(_one(image), size) for image in listed[first : first + batch_size]])
+        yield torch.stack([seen.center(_one(image)) for image in listed[first : first + batch_size]])
 
 
 def _one(image: Any) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coke import distributed
+from coke.progress import changeable_bar
 from coke.run import Run
 
 
@@ -28,7 +28,6 @@ class Logbook:
         self.console = console if first else None
         self._stream = None
         self._board: Any = None
-        self._bar: Progress | None = None
         if self.run is not None:
             self.run.path.mkdir(parents=True, exist_ok=True)
             self._stream = open(self.run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115 closed in close()
@@ -71,8 +70,8 @@ class Logbook:
     def epoch_bar(self, epoch: int, n_epochs: int, n_steps: int, first_step: int) -> Iterator[Any]:
         """A bar over an epoch's steps: call what it gives after each step with the loss."""
         name = f"epoch {epoch}/{n_epochs - 1}"
-        with _bar(self.console, name, completed=first_step, total=n_steps) as update:
-            yield lambda loss: update(advance=1, loss="" if loss is None else f"loss {loss:.3f}")
+        with changeable_bar(self.console, name, completed=first_step, total=n_steps) as update:
+            yield lambda loss: update(advance=1, said="" if loss is None else f"loss {loss:.3f}")
 
     def epoch_line(self, record: dict[str, Any], n_epochs: int) -> None:
         """An epoch in one line."""
@@ -95,25 +94,6 @@ class Logbook:
             self._stream.close()
         if self._board is not None:
             self._board.close()
-
-
-@contextmanager
-def reading_bar(console: Console | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar over the images that are decoded and checked before a run; gives what `open_data` calls."""
-    with _bar(console, "reading images", total=None) as update:
-        yield lambda done, total: update(completed=done, total=total)
-
-
-@contextmanager
-def _bar(console: Console | None, name: str, **task: Any) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing anywhere else; gives what changes it."""
-    if console is None or not console.is_terminal:
-        yield lambda **changes: None
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
-    with Progress(TextColumn(name), *columns, console=console, transient=True) as bar:
-        number = bar.add_task("", loss="", **task)
-        yield lambda **changes: bar.update(number, **changes)
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from coke import distributed
 from coke.bounded.files import as_bytes, estimator_of
-from coke.bounded.places import places
 from coke.evaluation import extract
 from coke.images import ImageSet
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
+from coke.model.predict import columns_of, placed
 from coke.run import Run, atomic
 from coke.training.config import Config
 from coke.vectors import Vectors, open_vectors
@@ -54,18 +54,10 @@ def write_clustering(
         for head, clustering in enumerate(clusterings):
             centers, duals = clustering.frozen_centers.cpu(), clustering.duals.cpu()
             km = estimator_of(centers, duals, torch.ones(len(centers)), metric="cosine")
-            within = km.assignment(features, min_size_ratio=clustering.min_size_ratio)
-            place = places(features, within.labels, centers, "cosine")
-            lone = place["second"] < 0
-            columns |= {
-                f"cluster_{head}": place["cluster"],
-                f"score_{head}": 1 - place["distance"],
-                f"margin_{head}": pa.array(place["margin"], mask=lone),
-                f"second_{head}": pa.array(place["second"], mask=lone),
-                f"trained_{head}": trained[:, head].cpu().int().numpy(),
-            }
+            place, prices = placed(km, features, min_size_ratio=clustering.min_size_ratio)
+            columns |= columns_of(head, place) | {f"trained_{head}": trained[:, head].cpu().int().numpy()}
             counts = np.bincount(place["cluster"], minlength=len(centers))
-            heads.append((centers, torch.from_numpy(within.prices.value), torch.from_numpy(counts)))
+            heads.append((centers, torch.from_numpy(prices), torch.from_numpy(counts)))
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
     ratios = [clustering.min_size_ratio for clustering in clusterings]

@@ -285,6 +285,19 @@ def column_field(vectors: Vectors, name: str) -> Any:
     return pa.field(name, next(iter(types)))
 
 
+def key_field(vectors: Vectors) -> Any:
+    """`column_field` of the rows' names, a column ``key`` as `coke embed` writes it; None where a file has none."""
+    import pyarrow.parquet as pq
+
+    files = vectors.files
+    if not files or any(file.suffix.lower() != ".parquet" for file in files):
+        return None
+    schemas = [pq.read_schema(file) for file in files]
+    if any("key" not in schema.names for schema in schemas):
+        return None
+    return column_field(vectors, "key")
+
+
 def column_values(vectors: Vectors, name: str) -> Iterator[Any]:
     """That column in all files of the vectors, in the order of the rows, as arrow arrays."""
     import pyarrow.parquet as pq

@@ -1,0 +1,303 @@
+"""A data set through a model, in order, into a file that an interrupted program goes on with.
+
+    read    each image decoded once, by workers; what cannot be read is listed, never dropped in silence
+    run     batch by batch through the model
+    keep    features in a file beside the output, with a note of how far they are, until they are whole
+
+Shapes: N images that can be read, F features (of a token, where tokens are asked for), L tokens of an image.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial as partial_function
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from coke.atomic import atomic
+from coke.errors import ConfigError, DataError
+from coke.images import Rows, find_rows
+from coke.images.decode import decode
+from coke.model.files import Preprocessing
+from coke.model.model import Features, Model
+
+NumberType = Literal["float16", "float32"]
+_NOTE_SECONDS = 10.0  # between two notes of how far the features are
+_ROW_GROUP = 1 << 24  # numbers of a row group of parquet, at most
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was written: rows, the shape of each, images that could not be read and why, and where work went on."""
+
+    n_rows: int
+    shape: tuple[int, ...]
+    unreadable: dict[str, str]
+    resumed_at: int = 0
+
+
+def embed_data(
+    model: Model,
+    data: str | Path,
+    out: str | Path,
+    *,
+    features: Features = "backbone",
+    tokens: bool = False,
+    number_type: NumberType = "float32",
+    batch_size: int | None = None,
+    workers: int = 0,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Embedded:
+    """Write the features of every image of a data set, in its order.
+
+    ``.parquet`` gets a row per image: ``key`` (its path or row), ``label`` (its class's name, where there are any) and
+    ``embedding``; with tokens a row per token, and which one. ``.npy`` gets [N, F] (or [N, L, F]) and, beside it,
+    the keys as ``NAME.keys.csv``. Images that cannot be read are listed in ``NAME.unreadable.csv``. A program that
+    was interrupted goes on where it was when it is asked for the same again.
+
+    Args:
+        model: from `coke.load` or `Model.of_timm`.
+        data: what `coke pretrain` takes; all splits of it.
+        out: a .parquet or .npy file.
+        features: "backbone", or "projection" (unit vectors, which clusters are made of).
+        tokens: the backbone's output before it is pooled: patches of a transformer, positions of a map.
+        number_type: of what is written.
+        workers: processes that decode.
+        columns: ``image_column`` and ``label_column`` of parquet and CSV.
+        progress: called with images done and images in all.
+
+    Raises:
+        ConfigError: an unknown suffix, projections of tokens. DataError: no image that can be read.
+    """
+    out = Path(out)
+    check_output(out, features, tokens)
+    images = Listed.of(data, columns)
+    asked = {
+        "model": _hash_of_model(model),
+        "images": hashlib.blake2b("\n".join(images.keys).encode(), digest_size=16).hexdigest(),
+        "settings": [features, tokens, number_type, asdict(model.preprocessing)],
+    }
+    partial = Partial(out.with_name(f".{out.name}.partial"), len(images), asked, number_type)
+    resumed_at = partial.n_seen
+    run = model.tokens if tokens else partial_function(model.features, features=features)
+    for pixels, failed, stop in images.batches(model, batch_size, workers, resumed_at):
+        partial.add(run(pixels) if len(pixels) else None, failed, stop)
+        if progress is not None:
+            progress(stop, len(images))
+    partial.note()
+    unreadable = images.listed(partial.failed)
+    _write(out, partial.rows(), images.columns(partial.failed))
+    list_unreadable(out, unreadable)
+    partial.remove()
+    return Embedded(partial.n_rows, partial.shape, unreadable, resumed_at)
+
+
+def check_output(out: Path, features: str, tokens: bool) -> None:
+    """Raise `ConfigError` for what cannot be written, before any work."""
+    if out.suffix not in (".parquet", ".npy"):
+        raise ConfigError(f"{out}: features are written to .parquet or .npy, not {out.suffix!r}")
+    if tokens and features == "projection":
+        raise ConfigError(
+            "tokens have no projection: the projector takes pooled features; leave one of them out"
+        )
+
+
+class Listed(Dataset["Tensor | str"]):
+    """The images of a data set, all splits, in order: what each is called, and its pixels as a model wants them."""
+
+    def __init__(self, rows: list[Rows]) -> None:
+        self.rows = rows
+        self.seen: Preprocessing | None = None  # set before workers are started
+        self.places = [(part.source, row) for part in rows for row in range(len(part.keys))]
+        self.keys = [key for part in rows for key in part.keys]
+        if len(set(self.keys)) < len(self.keys):  # two splits number their rows
+            self.keys = [f"{part.name.rpartition(', ')[2]}/{key}" for part in rows for key in part.keys]
+
+    @classmethod
+    def of(cls, data: str | Path, columns: Mapping[str, str] | None = None) -> Listed:
+        """Those of ``data``, as `coke pretrain` takes it. Raises `DataError` where there are none."""
+        return cls(find_rows(data, **(columns or {})))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        assert self.seen is not None
+        source, row = self.places[index]
+        try:
+            return self.seen.center(decode(source.load(row)))
+        except (DataError, OSError) as error:
+            return str(error)
+
+    def batches(
+        self, model: Model, batch_size: int | None = None, workers: int = 0, first: int = 0
+    ) -> Iterator[tuple[Tensor, dict[int, str], int]]:
+        """From number ``first`` on: pixels uint8 [b, 3, S, S] of those that can be read, why others of the batch cannot
+        be, by their number, and the number of the next image.
+        """
+        self.seen = model.preprocessing
+        size = batch_size or model.batch_size
+        sampler = [
+            list(range(start, min(start + size, len(self)))) for start in range(first, len(self), size)
+        ]
+        for batch in DataLoader(self, batch_sampler=sampler, num_workers=workers, collate_fn=list):
+            read = [image for image in batch if isinstance(image, Tensor)]
+            failed = {first + index: image for index, image in enumerate(batch) if isinstance(image, str)}
+            first += len(batch)
+            none = torch.zeros((0, 3, self.seen.size, self.seen.size), dtype=torch.uint8)
+            yield (torch.stack(read) if read else none), failed, first
+
+    def listed(self, failed: Mapping[int, str]) -> dict[str, str]:
+        """Reasons by the images' keys. Raises `DataError` where no image could be read."""
+        if len(failed) == len(self):
+            why = next(iter(failed.values()))
+            raise DataError(f"{self.rows[0].name}: none of {len(self)} images can be read ({why})")
+        return {self.keys[index]: reason for index, reason in failed.items()}
+
+    def columns(self, failed: Mapping[int, str]) -> dict[str, list[Any]]:
+        """``key`` and, where there are classes, ``label`` of the images that can be read."""
+        columns: dict[str, list[Any]] = {"key": self.keys}
+        if any(part.labels is not None for part in self.rows):
+            columns["label"] = [name for part in self.rows for name in _class_names(part)]
+        kept = [index for index in range(len(self)) if index not in failed]
+        return {name: [values[index] for index in kept] for name, values in columns.items()}
+
+
+def _class_names(part: Rows) -> list[str | None]:
+    numbers = [-1] * len(part.keys) if part.labels is None else part.labels.tolist()
+    classes = part.classes
+    return [None if n < 0 else classes[n] if classes is not None else str(n) for n in numbers]
+
+
+def list_unreadable(out: Path, unreadable: Mapping[str, str]) -> None:
+    """NAME.unreadable.csv beside an output, or none where all could be read."""
+    path = out.with_name(f"{out.stem}.unreadable.csv")
+    path.unlink(missing_ok=True)
+    if unreadable:
+        _write_csv(path, ("key", "reason"), list(unreadable.items()))
+
+
+class Partial:
+    """Features on their way: a file of all rows, and a note of how many of them are done.
+
+    Args:
+        folder: beside the output; taken up where its note says that the same was asked.
+        n_images: in all, readable or not.
+        asked: what the features depend on.
+        number_type: of the file.
+    """
+
+    def __init__(self, folder: Path, n_images: int, asked: dict[str, Any], number_type: str) -> None:
+        self.folder, self.n_images, self.asked, self.number_type = folder, n_images, asked, number_type
+        self.n_seen, self.n_rows, self.failed = 0, 0, dict[int, str]()
+        self.shape: tuple[int, ...] = ()
+        self._stored: np.memmap[Any, Any] | None = None
+        self._noted = time.monotonic()
+        note = folder / "note.json"
+        if note.is_file():
+            said = json.loads(note.read_text())
+            if said["asked"] == json.loads(json.dumps(asked)):
+                self.n_seen, self.n_rows, self.shape = said["n_seen"], said["n_rows"], tuple(said["shape"])
+                self.failed = {int(index): reason for index, reason in said["failed"].items()}
+        if self.n_rows:
+            self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
+        else:
+            self.n_seen, self.failed = 0, {}
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def add(self, features: Tensor | None, failed: dict[int, str], n_seen: int) -> None:
+        """The features [b, ...] of the images up to ``n_seen`` that can be read, and the reasons of the others."""
+        if features is not None:
+            if self._stored is None:
+                self.shape = tuple(features.shape[1:])
+                self._stored = np.lib.format.open_memmap(
+                    self.folder / "rows.npy", "w+", np.dtype(self.number_type), (self.n_images, *self.shape)
+                )
+            self._stored[self.n_rows : self.n_rows + len(features)] = features.numpy()
+            self.n_rows += len(features)
+        self.failed |= failed
+        self.n_seen = n_seen
+        if time.monotonic() - self._noted > _NOTE_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        """From here on an interrupted program would go on."""
+        if self._stored is not None:
+            self._stored.flush()
+        said = {"asked": self.asked, "n_seen": self.n_seen, "n_rows": self.n_rows, "shape": self.shape}
+        with atomic(self.folder / "note.json") as stream:
+            json.dump({**said, "failed": self.failed}, stream)
+        self._noted = time.monotonic()
+
+    def rows(self) -> np.ndarray[Any, Any]:
+        """All features that there are, [N, ...], mapped."""
+        assert self._stored is not None
+        return self._stored[: self.n_rows]
+
+    def remove(self) -> None:
+        """The output is whole: nothing of this is needed any more."""
+        self._stored = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _hash_of_model(model: Model) -> str:
+    digest = hashlib.blake2b(model.name.encode(), digest_size=16)
+    for module in (model.backbone, model.projector):
+        for name, value in (module.state_dict() if module is not None else {}).items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(out: Path, rows: np.ndarray[Any, Any], named: Mapping[str, list[Any]]) -> None:
+    step = max(1, _ROW_GROUP // int(np.prod(rows.shape[1:])))
+    blocks = range(0, len(rows), step)
+    if out.suffix == ".npy":
+        with atomic(out, "wb") as stream:
+            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": rows.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in blocks:
+                stream.write(np.ascontiguousarray(rows[start : start + step]).tobytes())
+        _write_csv(
+            out.with_name(f"{out.stem}.keys.csv"), tuple(named), list(zip(*named.values(), strict=True))
+        )
+        return
+    n_tokens, n_features = rows.shape[1] if rows.ndim == 3 else 1, rows.shape[-1]
+    fields = [pa.field(name, pa.string()) for name in named]
+    fields += [pa.field("token", pa.int32())] if rows.ndim == 3 else []
+    vector = pa.list_(pa.from_numpy_dtype(rows.dtype), n_features)
+    schema = pa.schema([*fields, pa.field("embedding", vector)])
+    with atomic(out, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for start in blocks:
+            block = np.ascontiguousarray(rows[start : start + step])
+            columns: list[Any] = [
+                pa.array(
+                    [name for name in values[start : start + step] for _ in range(n_tokens)], pa.string()
+                )
+                for values in named.values()
+            ]
+            if rows.ndim == 3:
+                columns.append(pa.array(np.tile(np.arange(n_tokens, dtype=np.int32), len(block))))
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=vector))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _write_csv(path: Path, names: tuple[str, ...], lines: list[Any]) -> None:
+    with atomic(path) as stream:
+        csv.writer(stream).writerows([names, *lines])
