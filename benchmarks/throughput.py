@@ -32,6 +32,7 @@ from coke.data.splits import make_splits
 from coke.run import Run
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
+from coke.training.config import chosen
 from coke.training.interrupt import Interrupt
 from coke.training.plan import Plan
 from coke.training.recipes import find_recipe
@@ -61,7 +62,7 @@ class Ours:
             "checkpoint_minutes": FOREVER,
         }
         settings = {**find_recipe("cifar10").settings, "recipe": "cifar10", "data": "random"}
-        resolved = resolve(settings, overrides, images)
+        resolved = resolve(chosen(settings, overrides), images)
         self.run = Run(folder / f"stage{stage}")
         plan = Plan(make_splits(images), resolved.config, resolved.reasons)
         self.session = Session(plan, self.run)

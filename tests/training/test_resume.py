@@ -29,7 +29,7 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.temperature": 0.05,
     "objective.label_weight": 0.2,
     "objective.prediction_share": 0.5,
-    "objective.turning": 0.4,
+    "objective.rotation": 0.4,
     "objective.decorrelation": 0.1,
 }
 
@@ -227,13 +227,13 @@ def test_a_run_older_than_a_key_goes_on_without_it(images: Path, one_step: Run, 
     assert path is not None
     state, config = torch.load(path, weights_only=True), run.config
     for stored in (state["config"], config):
-        for key in ("decorrelation", "turning"):
+        for key in ("decorrelation", "rotation"):
             del stored["objective"][key]
     torch.save(state, path)
     run.write_config(config)
     finished = train(images, run.path, resume=True)
     assert [record["epoch"] for record in finished.metrics("epoch")] == list(range(SETTINGS["epochs"]))
-    assert finished.config["objective"]["turning"] == 0
+    assert finished.config["objective"]["rotation"] == 0
 
 
 def store(run: Run, **keys: Any) -> None:
