@@ -38,7 +38,17 @@ MAY_IMPORT = {
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""
 
-HEAVY = ("lightning_fabric", "torchvision", "timm", "sklearn", "scipy", "tensorboard", "matplotlib", "rich", "pydantic")
+HEAVY = (
+    "lightning_fabric",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "scipy",
+    "tensorboard",
+    "matplotlib",
+    "rich",
+    "pydantic",
+)
 
 
 def name_of(path: Path) -> str:

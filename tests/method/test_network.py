@@ -71,7 +71,9 @@ def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
 
 def test_outputs_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = Network(Mean(), 3, dim=5, predicts_rotation=True)(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)
+        outputs = Network(Mean(), 3, dim=5, predicts_rotation=True)(
+            torch.randn(8, 3, 6, 6), torch.arange(8) % 4
+        )
     assert {vectors.dtype for vectors in outputs} == {torch.float32}
     assert torch.allclose(outputs.projection.norm(dim=1), torch.ones(8), atol=1e-5)
 

@@ -298,7 +298,9 @@ def test_rotation_prediction_adds_cross_entropy_and_is_no_part_of_the_clusters_l
     assert (found.value - plain.value).item() == pytest.approx(0.4 * expected, rel=1e-4)
     assert found.clusters.item() == plain.clusters.item() == plain.value.item()
     for output_, target_ in ((output(1), target), (view, hard(labels))):
-        with pytest.raises(ConfigError, match="needs the first output's rotation_logits and the target's turns"):
+        with pytest.raises(
+            ConfigError, match="needs the first output's rotation_logits and the target's turns"
+        ):
             Objective(rotation=0.4)([output_], [], target_, centers)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -140,6 +141,9 @@ def test_overriding_leaves_the_settings_alone():
         ("n_clusters=[4, x]", r"n_clusters.1 must be a whole number, got 'x'"),
         ("mean=[0.1, 0.2]", r"mean must be \[a number, a number, a number\], got \[0.1, 0.2\]"),
         ("views.crop=0.5", r"views.0.crop must be \[a number, a number\], got 0.5"),
+        ("views.flip=true", "views.0.flip must be a number, got True"),
+        ("devices=1.5", "devices must be a whole number or text, got 1.5"),
+        ("views=3", "views must be a list of a mapping of keys, got 3"),
         ("views=[3]", "views.0 must be a mapping of keys, got 3"),
         ("objective=0.1", "objective must be a mapping of keys, got 0.1"),
         ("init=3", "init must be text or null, got 3"),
@@ -186,6 +190,11 @@ def test_a_missing_key_is_no_config():
     settings = {key: value for key, value in SETTINGS.items() if key != "epochs"}
     with pytest.raises(ConfigError, match="epochs is missing"):
         Config(**settings)
+
+
+def test_names_that_are_not_utf8_are_refused():
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        Config(**{**SETTINGS, "data": os.fsdecode(b"caf\xe9")})
 
 
 def test_replacing_checks_again():
@@ -269,6 +278,7 @@ def test_schema_for_editors_knows_types_ranges_and_meaning(name):
     shown = template(RECIPES[name])
     found = schema(shown)
     assert json.loads(json.dumps(found)) == found
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     keys = found["properties"]
     assert list(keys) == list(shown)
     assert found["additionalProperties"] is False

@@ -74,26 +74,20 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             )
         if given.averaging_share == recipe["averaging_share"]:
             reasons.append("the last fifth of the epochs averages centers and labels")
-        settled["objective"] = {**recipe["objective"], **settled["objective"]}
+        settled["objective"] = {**recipe["objective"], **settled.get("objective", {})}
 
     view = check_settings(settled).large_views[0]
     small = view.size <= SMALL_IMAGE  # which gained from losses beyond the paper (docs/log.md)
     upright = small and settled["backbone"] == backbone and view.rotation < 45
-    settle(
-        "objective.decorrelation",
-        0.01 if small else 0.0,
-        "objective.decorrelation 0.01: without it small images' features fall into few dimensions"
-        if small
-        else "",
-    )
-    settle(
-        "objective.rotation",
-        1.0 if upright else 0.0,
-        "objective.rotation 1, telling quarter turns of half-size copies beside the clusters: better on CIFAR-10, "
-        "no worse on textures, which have no upright; a third more time"
-        if upright
-        else "",
-    )
+    if small:
+        why = "without it small images' features fall into few dimensions"
+        settle("objective.decorrelation", 0.01, f"objective.decorrelation 0.01: {why}")
+    if upright:
+        why = "better on CIFAR-10, no worse on textures, which have no upright; a third more time"
+        told = "telling quarter turns of half-size copies beside the clusters"
+        settle("objective.rotation", 1.0, f"objective.rotation 1, {told}: {why}")
+    settle("objective.decorrelation", 0.0)
+    settle("objective.rotation", 0.0)
 
     batch_size = 1024 if n_images >= 1_000_000 else 256 if n_images >= 200_000 else 128
     while batch_size > 16 and n_images < 20 * batch_size:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import GenerateJsonSchema
 
 from coke.errors import ConfigError
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
@@ -209,7 +210,8 @@ def schema(settings: Mapping[str, Any]) -> dict[str, Any]:
         node["anyOf"] = options
     for key, value in settings.items():
         whole["properties"][key]["default"] = value
-    return {key: value for key, value in whole.items() if key != "required"}
+    del whole["required"]  # by now all have a default
+    return {"$schema": GenerateJsonSchema.schema_dialect, **whole}
 
 
 def _normalised(settings: Mapping[str, Any]) -> dict[str, Any]:

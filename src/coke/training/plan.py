@@ -63,9 +63,9 @@ def make_plan(
             f"{run.path} holds no run to resume: {run.config_file.name} is missing; start it without --resume"
         )
     overrides = plain(dict(overrides))
-    settings: dict[str, Any] = (
-        {} if run is None else Config(**without_fixed(run.config)[0]).as_dict()
-    )  # compared at resume
+    settings: dict[str, Any] = {}
+    if run is not None:  # what is fixed now is compared when its checkpoint is read
+        settings = Config(**without_fixed(run.config)[0]).as_dict()
     recipe = recipe and ALIASES.get(recipe, recipe)
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)

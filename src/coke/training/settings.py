@@ -118,6 +118,8 @@ def mistake(errors: Sequence[Mapping[str, Any]], schema: Json, fixed: Mapping[st
             return f"unknown key {where}: no longer a setting, it is {now} in every run: leave it out"
         known = list(part(schema, path[:-1])["properties"])
         return f"unknown key {where}{did_you_mean(str(path[-1]), known)}; known: {', '.join(known)}"
+    if kind == "json_invalid":  # bytes that os.fsdecode could not read
+        return "text in the settings is not UTF-8, perhaps a file's name: rename it"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "missing":
