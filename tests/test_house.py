@@ -39,7 +39,17 @@ MAY_IMPORT = {
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""
 
-HEAVY = ("lightning_fabric", "torchvision", "timm", "sklearn", "scipy", "tensorboard", "matplotlib", "rich")
+HEAVY = (
+    "lightning_fabric",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "scipy",
+    "tensorboard",
+    "matplotlib",
+    "rich",
+    "pydantic",
+)
 
 
 def name_of(path: Path) -> str:

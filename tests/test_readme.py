@@ -13,8 +13,9 @@ import coke.run
 from coke import cli
 from coke.training import health
 from coke.training.auto import check_settings, template
+from coke.training.config import chosen
 from coke.training.recipes import RECIPES, find_recipe
-from coke.training.settings import override, parse_overrides
+from coke.training.settings import parse_overrides
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,7 +88,7 @@ def test_commands_parse(words: list[str]) -> None:
     assert not [word for word in rest if word.startswith("-")]
     settings = [word for word in [*getattr(options, "words", []), *rest] if "=" in word]
     recipe = find_recipe(getattr(options, "recipe", None) or "textures")
-    check_settings(override(template(recipe), parse_overrides(settings)))
+    check_settings(chosen(template(recipe), parse_overrides(settings)))
 
 
 def test_start_commands() -> None:

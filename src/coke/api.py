@@ -29,7 +29,6 @@ from coke.training.backbone import load_backbone
 from coke.training.config import Config, without_fixed
 from coke.training.logbook import reading_bar
 from coke.training.monitor import DivergedError
-from coke.training.settings import build
 
 
 def pretrain(
@@ -152,7 +151,7 @@ def evaluate(
     """
     _check_data(data)
     run = run if isinstance(run, Run) else Run(run)
-    config = build(Config, without_fixed(run.config)[0])
+    config = Config(**without_fixed(run.config)[0])
     if not run.backbone.is_file():
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
@@ -163,7 +162,9 @@ def evaluate(
         raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
     asked = data or config.data
     columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
-    if any(column != getattr(Config, name) for name, column in columns.items()) and not has_columns(asked):
+    if any(
+        column != Config.model_fields[name].default for name, column in columns.items()
+    ) and not has_columns(asked):
         columns = {}  # other images than the run's, in a folder
     splits = open_data(
         asked,
