@@ -248,6 +248,7 @@ def test_product_files_name_no_machine() -> None:
     )
     files = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".yaml", ".html", ".css", ".js")]
     files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run", ROOT / "pyproject.toml"]
+    files += [ROOT / "mkdocs.yml", ROOT / "docs" / "hooks.py"]
     files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
     shared = ".." + "/shared"
     found = []

@@ -63,7 +63,7 @@ def pretrain(
     Raises:
         CokeError: whatever cannot work, before any work.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> run = pretrain(out=folder + "/run", epochs=2, linear_probe=False, tensorboard=False)
@@ -147,7 +147,8 @@ def evaluate(
         What evaluation.json then holds.
 
     Raises:
-        ResumeError: no finished run there. DataError: no labels to ask about.
+        ResumeError: no finished run there.
+        DataError: no labels to ask about.
     """
     _check_data(data)
     run = run if isinstance(run, Run) else Run(run)
