@@ -30,12 +30,12 @@ def check_backbone(backbone: nn.Module, config: Config) -> int:
     """F of the backbone; refuses view sizes that it does not take."""
     sizes = {view.size for view in [*config.large_views, *config.small_views]}
     n_features = max(count_features(backbone, size) for size in sizes)
-    if config.objective.turning > 0:
+    if config.objective.rotation > 0:
         try:
             count_features(backbone, config.image_size // 2)
         except ConfigError as error:
             raise ConfigError(
-                f"objective.turning looks at copies of half the view's size, and {error}: set objective.turning=0"
+                f"objective.rotation looks at copies of half the view's size, and {error}: set objective.rotation=0"
             ) from error
     return n_features
 

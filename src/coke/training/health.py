@@ -32,7 +32,7 @@ OWN_ROWS = ("loss", "agreement", "steps")  # sums over each process's own rows; 
 class Verdict:
     """What the figures say."""
 
-    state: str  # of the table in README, "Is it learning?"
+    state: str  # of the table in docs/pretraining.md, "Is it learning?"
     healthy: bool
     text: str
     action: str
