@@ -12,6 +12,7 @@ from typing import Any
 from coke.errors import ConfigError, DataError
 from coke.images import ImageSet
 from coke.method.dual_step import auto_dual_lr, check_n_clusters, min_size
+from coke.training.backbone import find_init
 from coke.training.config import AUTO, Config, chosen
 from coke.training.recipes import RECIPES, Recipe
 from coke.training.settings import places
@@ -63,6 +64,13 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
     else:
         backbone, why = "resnet50", f"{n_images:,} images"
     settle("views.size", size, f"view size {size} px: the median of the images' shorter sides is {side} px")
+    if given.init and settled["backbone"] is None:
+        started = find_init(given.init).architecture
+        if started is None:
+            raise ConfigError(
+                f"init={given.init} does not say of which backbone it is: name it with backbone=NAME"
+            )
+        backbone, why = started, f"what init={given.init} is of"
     settle("backbone", backbone, f"backbone {backbone}: {why}")
 
     if given.recipe == "auto":  # what it says without looking at images is explained as well

@@ -52,7 +52,7 @@ class Config(BaseModel):
     views: tuple[View, ...]
 
     backbone: str  # a model of timm's, coke's own among them
-    init: str | None = None  # a file of weights to start the backbone from
+    init: str | None = None  # to start the backbone from: a run, a file of weights, or a name of timm's
     dim: Width = 128
     hidden: Width | None = None  # width of projector and predictor; null is the backbone's
 

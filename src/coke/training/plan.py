@@ -14,6 +14,7 @@ from coke.errors import ConfigError, ResumeError
 from coke.images import Splits, open_data
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
+from coke.training.backbone import find_init
 from coke.training.config import Config, chosen, without_fixed
 from coke.training.recipes import ALIASES, find_recipe
 from coke.training.settings import plain
@@ -58,6 +59,8 @@ def make_plan(
 
     With a ``run``, which is to be resumed, its configuration stands for whatever is not given.
     """
+    from coke.backbones import check_name
+
     if run is not None and not run.config_file.is_file():
         raise ResumeError(
             f"{run.path} holds no run to resume: {run.config_file.name} is missing; start it without --resume"
@@ -85,6 +88,10 @@ def make_plan(
         overrides["backbone"] = f"custom:{type(backbone).__name__}"
     settings = chosen(settings, overrides)
     known = check_settings(settings)
+    if known.backbone and not known.backbone.startswith("custom:"):
+        check_name(known.backbone)
+    if known.init:
+        find_init(known.init)
     splits = open_data(
         known.data,
         seed=known.seed,
