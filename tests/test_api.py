@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_every_file(run: Run) -> None:
     assert isinstance(run, Run)
     names = {
         *("config.yaml", "environment.json", "metrics.jsonl", "unreadable.csv", "checkpoints", "tensorboard"),
-        *("backbone.safetensors", "assignments.parquet", "clusters.safetensors"),
+        *("backbone.safetensors", "projector.safetensors", "assignments.parquet", "clusters.safetensors"),
         *("evaluation.json", "verdict.json", "report.html"),
     }
     assert {path.name for path in run.path.iterdir()} == names
@@ -78,13 +79,20 @@ def test_every_image_has_its_place(run: Run, labelled: Path) -> None:
     columns = {
         "key",
         "label",
-        *(f"{what}_{head}" for what in ("cluster", "score", "margin") for head in (0, 1)),
+        *(
+            f"{what}_{head}"
+            for what in ("cluster", "score", "margin", "second", "trained")
+            for head in (0, 1)
+        ),
     }
     assert set(table.column_names) == columns
     for head, n_clusters in enumerate(SETTINGS["n_clusters"]):
-        assert set(table[f"cluster_{head}"].to_pylist()) <= set(range(n_clusters))
+        for name in ("cluster", "second", "trained"):
+            assert set(table[f"{name}_{head}"].to_pylist()) <= set(range(n_clusters))
+        assert table[f"cluster_{head}"].to_pylist() != table[f"second_{head}"].to_pylist()
         assert all(-1.001 <= score <= 1.001 for score in table[f"score_{head}"].to_pylist())
-        assert all(margin >= 0 for margin in table[f"margin_{head}"].to_pylist())
+        sizes = np.bincount(table[f"cluster_{head}"].to_numpy(), minlength=n_clusters)
+        assert sizes.min() >= run.config["min_size_ratio"] * 200 / n_clusters
 
 
 def test_unreadable_images_are_listed(run: Run) -> None:

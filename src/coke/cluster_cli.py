@@ -30,7 +30,7 @@ def add_verbs(verbs: Any) -> None:
     )
     add("--n-init", type=int, metavar="N", help="starts, of which the best is kept; default: 1, or 10 random")
     add("--max-iter", type=int, metavar="N", help="moves of the centers, at most; default: 300")
-    add("--tol", type=float, metavar="T", help="when centers count as at rest; default: 1e-4")
+    add("--tol", type=float, metavar="T", help="end before the fixed point; default: 0, at it")
     add("--seed", type=int, default=0, metavar="S", help="of the start; default: 0")
     add("--centers", type=Path, metavar="FILE", help="where clusters go, .safetensors; default: beside --out")
     _add_common(cluster, "DATA")

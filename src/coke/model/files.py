@@ -89,7 +89,8 @@ def write_backbone(path: Path, backbone: nn.Module, architecture: str, seen: Pre
 
 def write_projector(path: Path, projector: nn.Sequential) -> None:
     """Weights of g (`coke.method.network.make_projector`), and its widths F, hidden, D."""
-    widths = [projector[0].in_features, projector[0].out_features, projector[-1].num_features]
+    first, *_, last = (layer for layer in projector if isinstance(layer, nn.Linear))
+    widths = [first.in_features, first.out_features, last.out_features]
     stated = {"kind": "coke projector", "widths": json.dumps(widths)}
     _write(path, projector, {**stated, "format_version": str(FORMAT_VERSION)})
 
