@@ -18,8 +18,8 @@ from torch import Tensor
 
 import _common as common
 import _training as training
+from coke.images.views import View
 from coke.training.batches import Batches
-from coke.training.views import View
 
 IMAGES, SIZE, BATCH = 5000, 32, 256
 VIEWS = {

@@ -23,8 +23,8 @@ from torch import Tensor
 
 import _common as common
 from coke.images import open_data
+from coke.images.augment import Draw, colour, crop_boxes, draw, in_parts, orient
 from coke.images.decode import decode
-from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient
 from coke.training.auto import check_settings
 from coke.training.batches import Batches, generator
 from coke.training.recipes import find_recipe

@@ -8,12 +8,12 @@ from torch.nn.functional import normalize
 
 import coke
 from coke.evaluation import knn_accuracy, linear_probe, near
+from coke.images import augment
+from coke.images.views import View
 from coke.method.network import Output
 from coke.method.objective import Objective, Target
-from coke.training import augment
 from coke.training.plan import make_plan
 from coke.training.session import start
-from coke.training.views import View
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import coke.backbones
 from coke.errors import ConfigError
+from coke.images.views import View
 from coke.method.objective import Objective
 from coke.model.files import Preprocessing, write_backbone
 from coke.training.backbone import check_backbone, load_backbone, make_backbone
 from coke.training.config import Config
-from coke.training.views import View
 
 NAMES = timm.list_models("coke_*")
 WIDTHS = {

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from coke.images.augment import crop_boxes
 from coke.images.scan import scan
 from coke.images.sources import Files, Pixels, Rows
-from coke.training.augment import crop_boxes
+from coke.images.views import View
 from coke.training.batches import Batches, generator
-from coke.training.views import View
 
 VIEWS = [
     View(size=12, crop=(0.3, 1.0), blur=0.5, rotation=20.0),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from coke.errors import ConfigError
+from coke.images.views import View
 from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
 from coke.training.auto import check_settings, template
@@ -17,7 +18,6 @@ from coke.training.config import AUTO, FREE, Config, chosen, schema, without_fix
 from coke.training.recipes import RECIPES
 from coke.training.schedule import TRUST_COEFFICIENT
 from coke.training.settings import differences, override, parse_overrides
-from coke.training.views import View
 
 SETTINGS = {
     "recipe": "auto",

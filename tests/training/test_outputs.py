@@ -14,6 +14,7 @@ from torch import nn
 from coke.errors import ConfigError
 from coke.images.scan import scan
 from coke.images.sources import Pixels, Rows
+from coke.images.views import View
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network
 from coke.model.files import Preprocessing, own_tensors, read_weights, write_backbone
@@ -22,7 +23,6 @@ from coke.training import outputs
 from coke.training.backbone import find_init, start_from
 from coke.training.config import Config
 from coke.training.outputs import write_clustering
-from coke.training.views import View
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 from coke.errors import ConfigError
 from coke.images.image_set import ImageSet
 from coke.images.sources import Pixels
+from coke.images.views import View
 from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE
 from coke.training.auto import resolve, template
@@ -13,7 +14,6 @@ from coke.training.config import AUTO, Config, chosen
 from coke.training.recipes import ALIASES, RECIPES, find_recipe
 from coke.training.schedule import TRUST_COEFFICIENT, Schedule
 from coke.training.settings import override, places
-from coke.training.views import View
 
 N_IMAGENET = 1_281_167
 

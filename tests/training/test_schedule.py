@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coke.errors import ConfigError
+from coke.images.views import View
 from coke.training.config import Config
 from coke.training.schedule import Schedule, make_optimizer, set_learning_rate
-from coke.training.views import View
 
 
 def rates(schedule, n_steps):

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from coke import distributed
 from coke.images import ImageSet
+from coke.images.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
+from coke.images.views import View
 from coke.method.network import QUARTERS
-from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
-from coke.training.views import View
 
 _MILD_SHRINK = 1.25  # crops up to this many times the view's side need no antialiasing
 

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import GenerateJsonSchema
 
 from coke.errors import ConfigError
+from coke.images.views import View
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
 from coke.training.recipes import ALIASES
 from coke.training.settings import mistake, override, part, places, plain
-from coke.training.views import View
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Count = Annotated[int, Field(ge=1)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from coke.training import augment
-from coke.training.views import View
+from coke.images import augment
+from coke.images.views import View
 
 STILL = View(
     size=16,

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coke.training import augment
-from coke.training.views import View
+from coke.images import augment
+from coke.images.views import View
 
 STILL = View(
     size=16,

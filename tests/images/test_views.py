@@ -5,7 +5,7 @@ import math
 import pytest
 
 from coke.errors import ConfigError
-from coke.training.views import View
+from coke.images.views import View
 
 
 def test_the_defaults_are_a_clustered_view():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coke.training.views import View
+from coke.images.views import View
 
 _TRIES = 10  # a crop that does not fit the image is drawn anew, then becomes the largest centred one
 _LARGEST_SIGMA = 2.0  # px at 224 px
