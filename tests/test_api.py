@@ -78,6 +78,7 @@ def test_every_image_has_its_place(run: Run, labelled: Path) -> None:
     assert len(found) == 200
     columns = {
         "key",
+        "content",
         "label",
         *(
             f"{what}_{head}"

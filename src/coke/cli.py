@@ -80,6 +80,12 @@ def parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--recipe", metavar="NAME", help="see `coke recipes`; default: auto")
     pretrain.add_argument("--out", metavar="FOLDER", help="the run folder; default: runs/NAME")
     pretrain.add_argument("--resume", action="store_true", help="continue the run in the folder exactly")
+    pretrain.add_argument(
+        "--continue",
+        dest="continues",
+        metavar="RUN",
+        help="go on from a finished run with images added or gone: its clusters keep their numbers",
+    )
     pretrain.add_argument("--dry-run", action="store_true", help="say what would happen, and stop")
     pretrain.set_defaults(run=_pretrain)
 
@@ -115,6 +121,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     from coke.training.settings import parse_overrides
 
     overrides = parse_overrides(assignments)
+    if options.continues is not None:
+        overrides["continues"] = options.continues
     if options.dry_run:
         from coke.training.dry_run import describe
 

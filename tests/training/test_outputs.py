@@ -160,7 +160,7 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     table, stored = pq.read_table(run.assignments), load_file(run.clusters)
     names = ("cluster", "score", "margin", "second", "trained")
     columns = [f"{name}_{head}" for head in range(2) for name in names]
-    assert table.column_names == ["key", *(["label"] if labelled else []), *columns]
+    assert table.column_names == ["key", "content", *(["label"] if labelled else []), *columns]
     assert table["key"].to_pylist() == [f"a/{i}.png" for i in range(11)]
     if labelled:
         assert table["label"].to_pylist() == labels.tolist()

@@ -53,6 +53,7 @@ class Config(BaseModel):
 
     backbone: str  # a model of timm's, coke's own among them
     init: str | None = None  # to start the backbone from: a run, a file of weights, or a name of timm's
+    continues: str | None = None  # a finished run: its weights, clusters and labels are carried over
     dim: Width = 128
     hidden: Width | None = None  # width of projector and predictor; null is the backbone's
 

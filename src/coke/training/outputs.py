@@ -45,7 +45,11 @@ def write_clustering(
     Args:
         trained: labels of the training [N, H], -1 where there is none.
     """
-    columns: dict[str, object] = {"key": pa.array(images.keys, pa.string())}
+    contents = [row.tobytes() for row in images.hashes.numpy()]
+    columns: dict[str, object] = {
+        "key": pa.array(images.keys, pa.string()),
+        "content": pa.array(contents, pa.binary(16)),  # by which a later run knows the image again
+    }
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
     heads = []

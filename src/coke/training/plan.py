@@ -16,6 +16,7 @@ from coke.run import Run
 from coke.training.auto import check_settings, resolve
 from coke.training.backbone import find_init
 from coke.training.config import Config, chosen, without_fixed
+from coke.training.continued import read_earlier
 from coke.training.recipes import ALIASES, find_recipe
 from coke.training.settings import plain
 
@@ -69,6 +70,10 @@ def make_plan(
     settings: dict[str, Any] = {}
     if run is not None:  # what is fixed now is compared when its checkpoint is read
         settings = Config(**without_fixed(run.config)[0]).as_dict()
+    elif overrides.get("continues") is not None:
+        earlier = Run(os.fspath(overrides["continues"]))
+        overrides = {**overrides, "continues": str(earlier.path)}
+        settings = {**Config(**without_fixed(earlier.config)[0]).as_dict(), "init": None}
     recipe = recipe and ALIASES.get(recipe, recipe)
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)
@@ -92,6 +97,8 @@ def make_plan(
         check_name(known.backbone)
     if known.init:
         find_init(known.init)
+    if known.continues and run is None:
+        read_earlier(Run(known.continues), known)
     splits = open_data(
         known.data,
         seed=known.seed,

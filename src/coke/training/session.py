@@ -18,6 +18,7 @@ from coke.model.files import Preprocessing, own_tensors, write_backbone, write_p
 from coke.run import Run, atomic
 from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
+from coke.training.continued import carry_over, drift, in_words, load_earlier_backbone, read_earlier
 from coke.training.devices import make_fabric, precision_on, worker_count
 from coke.training.environment import environment
 from coke.training.logbook import Logbook
@@ -52,10 +53,13 @@ def start(
     torch.manual_seed(config.seed)
     backbone = backbones.make_backbone(config) if backbone is None else backbone
     n_features = backbones.check_backbone(backbone, config)
-    told, changed = [], []
+    told, changed, earlier = [], [], None
     if state is not None:
         train = plan.splits.train
         changed = checkpoint.check_same(state, config, train.fingerprint, len(train))
+    elif config.continues:
+        earlier = read_earlier(Run(config.continues), config)
+        load_earlier_backbone(earlier, backbone)
     elif config.init:
         told = [backbones.start_from(backbone, backbones.find_init(config.init))]
     initial = own_tensors(backbone.state_dict()) if state is None else None
@@ -63,6 +67,8 @@ def start(
     training = Training(config, plan.splits, backbone, n_features, fabric, logbook)
     if state is not None:
         _load(training, state)
+    elif earlier is not None:
+        told = [carry_over(earlier, training.learner, plan.splits.train)]
     if run is not None and distributed.rank() == 0:
         _open_folder(run, plan, training, initial)
     if state is not None and run is not None:
@@ -157,3 +163,8 @@ def write_outputs(run: Run, training: Training) -> None:
     write_backbone(run.backbone, network.backbone, config.backbone, seen)
     write_projector(run.projector, network.projector)
     outputs.write_clustering(run, network, learner.clusterings, learner.memory.labels, images, config)
+    if config.continues and Run(config.continues).assignments.is_file():
+        found = drift(read_earlier(Run(config.continues), config), run, images)
+        run.write_json(run.drift_file, found)
+        for text in in_words(found):
+            training.logbook.event(text, epoch=training.epoch)
