@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 import coke
-from coke.evaluation import knn_accuracy, linear_probe, near
+from coke.evaluation import knn_accuracy, linear_probe, to_device
 from coke.images import augment
 from coke.images.views import View
 from coke.method.network import Output
@@ -92,7 +92,7 @@ def test_probes_follow_the_cpu():
     labels = torch.randint(4, (600,))
     features = torch.nn.functional.one_hot(labels, 16).float() + 0.5 * torch.randn(600, 16)
     bank, query = features[:500], features[500:]
-    there = near(bank, "cuda")
+    there = to_device(bank, "cuda")
     assert there.device.type == "cuda"
     for probe in (knn_accuracy, lambda *asked: linear_probe(*asked).accuracy):
         here = probe(bank, labels[:500], query, labels[500:])

@@ -266,3 +266,21 @@ def test_lock_file_is_ignored() -> None:
     """It names the host that packages came from, which differs between machines."""
     ignored = (ROOT / ".gitignore").read_text().split()
     assert {"uv.lock", "runs/"} <= set(ignored)
+
+
+def test_where_to_change_is_where_it_stands() -> None:
+    """CONTRIBUTING's table: the file is there, and the name is defined in it."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Where would you change")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| .* \| `([\w/]+\.py)` \| `(\w+)` \|$", section, re.M)
+    assert len(rows) >= 10
+    for file, name in rows:
+        tree = ast.parse((SOURCE / file).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        defined |= {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert name in defined, f"{file} does not define {name}"
+    for file in re.findall(r"`([a-z_/]+\.py)`", section.split("To follow one step")[1]):
+        assert (SOURCE / file).is_file() or (SOURCE / "bounded" / file).is_file(), file

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, near, raw_pixels
+from coke.evaluation import adapt_batch_norm, extract, knn_accuracy, raw_pixels, to_device
 from coke.evaluation.clusters import cluster_scores, head_scores
 from coke.evaluation.probes import linear_probe
 from coke.images import ImageSet
@@ -167,7 +167,7 @@ def probe(backbone: nn.Module, data: Data, config: Config, *, raw: bool = False)
         bank, held, test = (raw_pixels(images, size=size, **normal) for images in parts)
     else:
         bank, held, test = (extract(backbone, images, size=size, **normal) for images in parts)
-    bank = near(bank, _device())
+    bank = to_device(bank, _device())
     bank_labels, held_labels, test_labels = (labels_of(images) for images in parts)
     found: Any = cluster_scores(test, test_labels, seed=0)
     return {

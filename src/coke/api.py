@@ -18,9 +18,9 @@ from coke.evaluation import (
     evaluate_representations,
     extract,
     head_scores,
-    near,
     raw_pixels,
     table,
+    to_device,
 )
 from coke.images import Splits, has_columns, open_data
 from coke.progress import progress_bar
@@ -203,13 +203,13 @@ def evaluate_on(
         found = [
             extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)
         ]
-        return near(found[0], device), found[1]
+        return to_device(found[0], device), found[1]
 
     small = min(size, 32)
     bank_pixels, query_pixels = (
         raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query)
     )
-    representations = {"raw pixels": (near(bank_pixels, device), query_pixels)}
+    representations = {"raw pixels": (to_device(bank_pixels, device), query_pixels)}
     untrained = load_backbone(config, run.initial, copy.deepcopy(backbone))  # a user's module is one
     adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
     representations["untrained"] = features(untrained)

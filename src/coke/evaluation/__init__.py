@@ -8,7 +8,7 @@ from coke.evaluation.augmented import augmented_linear_probe
 from coke.evaluation.checks import checked_problem
 from coke.evaluation.clusters import cluster_scores, head_scores
 from coke.evaluation.evaluate import evaluate_representations, table
-from coke.evaluation.features import adapt_batch_norm, extract, near, raw_pixels
+from coke.evaluation.features import adapt_batch_norm, extract, raw_pixels, to_device
 from coke.evaluation.probes import LinearProbe, knn_accuracy, knn_predict, linear_probe
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
-    "near",
     "raw_pixels",
     "table",
+    "to_device",
 ]

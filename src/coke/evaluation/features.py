@@ -101,7 +101,7 @@ def extract(
         )
 
 
-def near(features: Tensor, device: torch.device | str) -> Tensor:
+def to_device(features: Tensor, device: torch.device | str) -> Tensor:
     """A bank's features where probes shall compute: on a GPU while four copies fit into its free memory."""
     device = torch.device(device)
     if device.type == "cuda" and 4 * features.nbytes > torch.cuda.mem_get_info(device)[0]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from coke import distributed
 from coke.errors import CokeError, DataError
-from coke.evaluation import extract, knn_accuracy, near
+from coke.evaluation import extract, knn_accuracy, to_device
 from coke.images import ImageSet, Splits
 from coke.run import Run
 from coke.training import health
@@ -86,7 +86,7 @@ class Monitor:
         size = self.config.image_size
         bank = extract(backbone, self.bank, size=size, mean=self.config.mean, std=self.config.std)
         query = extract(backbone, self.query, size=size, mean=self.config.mean, std=self.config.std)
-        bank = near(bank, next(backbone.parameters(), bank).device)
+        bank = to_device(bank, next(backbone.parameters(), bank).device)
         accuracy = knn_accuracy(bank, self.bank.labels, query, self.query.labels, k=min(20, len(bank)))
         record = {"kind": "knn", "epoch": epoch, "accuracy": accuracy, "bank": len(bank), "query": len(query)}
         self.knn.append(record)
