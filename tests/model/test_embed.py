@@ -64,6 +64,7 @@ def test_rows_in_order_with_keys_and_labels(
     assert table["label"].to_pylist() == [key.split("/")[0] for key in keys]
     expected = model.embed([folder / key for key in keys])
     np.testing.assert_allclose(vectors_of(tmp_path / "e.parquet"), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.embed(folder).numpy(), expected.numpy(), atol=1e-5)
     assert {file.name for file in tmp_path.iterdir()} == {"e.parquet"}
 
 
@@ -130,6 +131,10 @@ def test_what_cannot_be_read_is_listed(
     said(capsys, "predict", run.path, images, "--out", tmp_path / "p.parquet")
     assert pq.read_table(tmp_path / "p.parquet")["key"].to_pylist() == keys
     assert (tmp_path / "p.unreadable.csv").read_text() == (tmp_path / "e.unreadable.csv").read_text()
+    with pytest.raises(
+        DataError, match=r"cannot be read .*coke embed. leaves such images out and lists them"
+    ):
+        model.embed(images)
     for file in files:
         file.write_bytes(b"damaged")
     text = said(capsys, "embed", run.path, images, "--out", tmp_path / "none.npy", code=1)

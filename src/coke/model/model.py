@@ -80,7 +80,8 @@ class Model:
 
         Args:
             images: uint8 pixels [N, 3, H, W] or [3, H, W]; a path, a PIL image, or a list of these and of pixels;
-                or an `ImageSet`. Each is resized and cut to its centre as in training's evaluation.
+                an `ImageSet`; or a data set as `coke pretrain` takes it (a folder, a list, parquet, NAME:ROOT), all
+                splits. Each is resized and cut to its centre as in training's evaluation.
             features: "backbone", the pooled output of f, for probes and search; or "projection", unit vectors
                 g(f(x)) [N, D], which the clusters are made of.
             batch_size: of one pass; default: as many as 64 MiB of input hold, at most 512.
@@ -90,8 +91,39 @@ class Model:
         """
         if features == "projection" and self.projector is None:
             raise ConfigError("this model has no projector: it has backbone features alone")
-        batches = centered(images, self.preprocessing, batch_size or self.batch_size)
+        batches = self._batches(images, batch_size or self.batch_size)
         return torch.cat([self.features(pixels, features) for pixels in batches])
+
+    def _batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
+        """Images of any kind as batches uint8 [b, 3, S, S], in order."""
+        seen = self.preprocessing
+        if isinstance(images, str | os.PathLike) and not _is_one_image(Path(images)):
+            yield from self._data_set(Path(images), batch_size)
+        elif isinstance(images, ImageSet):
+            for rows in torch.arange(len(images)).split(batch_size):
+                yield torch.stack([seen.center(images.read(row)) for row in rows.tolist()])
+        elif isinstance(images, Tensor | np.ndarray):
+            pixels = _pixels(images)
+            for block in (pixels if pixels.ndim == 4 else pixels[None]).split(batch_size):
+                yield seen.center(block)
+        else:
+            listed = images if isinstance(images, list | tuple) else [images]
+            if not listed:
+                raise DataError("no images: there is nothing to embed")
+            for first in range(0, len(listed), batch_size):
+                yield torch.stack([seen.center(_one(image)) for image in listed[first : first + batch_size]])
+
+    def _data_set(self, data: Path, batch_size: int) -> Iterator[Tensor]:
+        from coke.model.embed import Listed
+
+        listed = Listed.of(data)
+        for pixels, failed, _ in listed.batches(self, batch_size):
+            for index, reason in failed.items():
+                key = listed.keys[index]
+                raise DataError(
+                    f"{key} cannot be read ({reason}): `coke embed` leaves such images out and lists them"
+                )
+            yield pixels
 
     @property
     def batch_size(self) -> int:
@@ -202,23 +234,9 @@ class Model:
         return torch.cat([f.values for f in found]).cpu(), torch.cat([f.indices for f in found]).cpu()
 
 
-def centered(images: Any, seen: Preprocessing, batch_size: int) -> Iterator[Tensor]:
-    """Images of any kind as batches uint8 [b, 3, S, S], in order."""
-    if isinstance(images, ImageSet):
-        for rows in range(0, len(images), batch_size):
-            stop = min(rows + batch_size, len(images))
-            yield torch.stack([seen.center(images.read(row)) for row in range(rows, stop)])
-        return
-    if isinstance(images, Tensor | np.ndarray):
-        pixels = _pixels(images)
-        for block in (pixels if pixels.ndim == 4 else pixels[None]).split(batch_size):
-            yield seen.center(block)
-        return
-    listed = images if isinstance(images, list | tuple) else [images]
-    if not listed:
-        raise DataError("no images: there is nothing to embed")
-    for first in range(0, len(listed), batch_size):
-        yield torch.stack([seen.center(_one(image)) for image in listed[first : first + batch_size]])
+def _is_one_image(path: Path) -> bool:
+    """Whether a path is of an image, and not of a list of them, parquet, a folder or the name of a data set."""
+    return path.is_file() and path.suffix.lower() not in (".txt", ".lst", ".list", ".csv", ".tsv", ".parquet")
 
 
 def _one(image: Any) -> Tensor:
