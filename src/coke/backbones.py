@@ -31,8 +31,12 @@ def create(name: str, image_size: int) -> nn.Module:
     Transformers fix their image size when they are built. Raises `ConfigError` for a name that timm does not know.
     """
     check_name(name)
-    size: dict[str, Any] = {"img_size": image_size} if name.startswith(_SIZED) else {}
-    return timm.create_model(name, pretrained=False, num_classes=0, **size)
+    return timm.create_model(name, pretrained=False, num_classes=0, **size_argument(name, image_size))
+
+
+def size_argument(name: str, image_size: int) -> dict[str, Any]:
+    """What `timm.create_model` is told beside a transformer's name."""
+    return {"img_size": image_size} if name.startswith(_SIZED) else {}
 
 
 def check_name(name: str) -> None:
