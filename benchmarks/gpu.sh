@@ -62,7 +62,7 @@ stage() {
         timeout 580 "$python" benchmarks/evidence.py --scale full --views 2 --tag goal --seeds "$seeds" --data "$data" \
             --runs "$runs" --out "$results/evidence-goal.json" \
             precision=bf16-mixed compile=true batch_size=500 learning_rate=0.234 max_minutes="${MINUTES:-4}" \
-            objective.turning=1 objective.decorrelation=0.1 count_carry=0.5
+            objective.rotation=1 objective.decorrelation=0.1 count_carry=0.5
         ;;
     clustering)
         timeout 300 "$python" benchmarks/clustering.py --device cuda --out "$results/clustering-cuda.json"

@@ -25,10 +25,9 @@ import _common as common
 from coke.images import open_data
 from coke.images.decode import decode
 from coke.training.augment import Draw, colour, crop_boxes, draw, in_parts, orient
+from coke.training.auto import check_settings
 from coke.training.batches import Batches, generator
-from coke.training.config import Config
 from coke.training.recipes import find_recipe
-from coke.training.settings import convert
 
 DATA = Path("../shared/data/imagenet-sample")
 BATCH = 64
@@ -137,7 +136,7 @@ def main() -> None:
     images = images.subset(range(len(images) // BATCH * BATCH))  # so that every batch is whole
     contents = [images.source.load(int(row)) for row in images.rows]
     settings = find_recipe("imagenet-1view").settings
-    view = convert(Config, "views", settings["views"])[0]
+    view = check_settings({**settings, "recipe": "imagenet-1view", "data": "photographs"}).views[0]
     print(f"{len(images)} photographs, median {_median_size(images)} px, batches of {BATCH}, one thread")
     results: dict[str, Any] = {}
     for stage, calls in candidates(images, contents, view).items():

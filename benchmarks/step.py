@@ -26,7 +26,7 @@ import _training as training
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches
-from coke.training.config import Config
+from coke.training.config import Config, chosen
 from coke.training.devices import make_fabric
 from coke.training.learner import Learner
 from coke.training.recipes import find_recipe
@@ -64,7 +64,7 @@ class Comparison:
             "averaging_share": 0.0,
         }
         settings = {**find_recipe("cifar10").settings, "recipe": "cifar10", "data": "random"}
-        self.config: Config = resolve(settings, overrides, images).config
+        self.config: Config = resolve(chosen(settings, overrides), images).config
         self.fabric = make_fabric(self.config)
         self.batches = Batches(
             images,

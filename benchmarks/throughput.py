@@ -33,6 +33,7 @@ from coke.interrupt import Interrupt
 from coke.run import Run
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
+from coke.training.config import chosen
 from coke.training.plan import Plan
 from coke.training.recipes import find_recipe
 from coke.training.session import start
@@ -61,7 +62,7 @@ class Ours:
             "checkpoint_minutes": FOREVER,
         }
         settings = {**find_recipe("cifar10").settings, "recipe": "cifar10", "data": "random"}
-        resolved = resolve(settings, overrides, images)
+        resolved = resolve(chosen(settings, overrides), images)
         self.run = Run(folder / f"stage{stage}")
         plan = Plan(make_splits(images), resolved.config, resolved.reasons)
         self.trainer = start(plan, self.run)

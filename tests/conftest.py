@@ -1,6 +1,14 @@
 """What every test starts from: one seed, one thread, and no deadline where hypothesis draws examples."""
 
 import os
+import sys
+from pathlib import Path
+
+if sys.dont_write_bytecode:  # then every process that a test starts would compile torch anew, for seconds
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    del os.environ["PYTHONDONTWRITEBYTECODE"]
 
 import pytest
 import torch

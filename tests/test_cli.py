@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -40,7 +41,17 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["pretrain", "--help"], ["evaluate", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
-    heavy = {"torch", "lightning_fabric", "torchvision", "timm", "sklearn", "pyarrow", "tensorboard", "rich"}
+    heavy = {
+        "torch",
+        "pydantic",
+        "lightning_fabric",
+        "torchvision",
+        "timm",
+        "sklearn",
+        "pyarrow",
+        "tensorboard",
+        "rich",
+    }
     code = (
         f"import sys\nsys.argv = ['coke', *{words!r}]\nfrom coke.cli import main\n"
         f"try: main()\nexcept SystemExit as stop: print('code', stop.code)\n"
@@ -258,3 +269,37 @@ def test_interrupt_outside_of_training(
     monkeypatch.setattr("coke.training.plan.open_data", read)
     assert main(["pretrain", "--out", "runs/never"]) == 130
     assert capsys.readouterr().err == "coke: interrupted\n"
+
+
+def test_schema_of_a_recipe_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "cifar10", "--schema"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["properties"]["epochs"]["default"] == 200
+    assert found["properties"]["momentum"]["maximum"] == 1
+    assert "--schema goes with the name of a recipe" in refused(capsys, "recipes", "--schema")
+
+
+def test_auto_and_names_of_old_on_the_command_line(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "backbone=coke_conv5_w16",
+        "views.size=auto",
+        "batch_size=auto",
+        "objective.turning=0.5",
+        "dual_lr=auto",
+    ]
+    given = ["--recipe", "cifar10-companions", "n_clusters=[4,6]", "epochs=2", "mean=auto"]
+    assert main(["pretrain", str(images), *given, *words, "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "recipe cifar10-auxiliary, backbone coke_conv5_w16, 1 clustered view(s) of 16 px",
+        "because: view size 16 px: the median",
+        "because: batch 16: ",
+        "because: mean [",
+    ):
+        assert expected in printed
+    assert "std [" not in printed
+    assert "objective.rotation must not be negative" in refused(
+        capsys, "pretrain", str(images), "objective.turning=-1"
+    )

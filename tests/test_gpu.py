@@ -113,7 +113,7 @@ def test_a_run_on_the_gpu_and_its_resumption(tmp_path, precision):
 def test_a_step_never_waits_for_the_device(tmp_path, averaging_share):
     """Views, network, clustering, labels: the host runs ahead of all of it, in both stages."""
     keys = {"accelerator": "cuda", "averaging_share": averaging_share, "tensorboard": False, "epochs": 9}
-    keys |= {"objective.turning": 0.4, "objective.decorrelation": 0.1}
+    keys |= {"objective.rotation": 0.4, "objective.decorrelation": 0.1}
     training = start(make_plan("textures", None, keys), None)
     learner, batches = training.learner, training.batches
     learner.network.train()
@@ -131,7 +131,7 @@ def test_a_step_never_waits_for_the_device(tmp_path, averaging_share):
 
 def test_a_compiled_run(tmp_path):
     keys = {"compile": True, "precision": "bf16-mixed", "linear_probe": False, "tensorboard": False}
-    keys |= {"objective.turning": 0.4, "objective.decorrelation": 0.1}
+    keys |= {"objective.rotation": 0.4, "objective.decorrelation": 0.1}
     run = coke.pretrain("textures", out=tmp_path / "run", epochs=3, accelerator="cuda", **keys)
     losses = [record["loss"] for record in run.metrics("epoch")][1:]
     assert losses[-1] < losses[0], json.dumps(losses)

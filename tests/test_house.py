@@ -42,7 +42,17 @@ MAY_IMPORT = {
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""
 
-HEAVY = ("lightning_fabric", "torchvision", "timm", "sklearn", "scipy", "tensorboard", "matplotlib", "rich")
+HEAVY = (
+    "lightning_fabric",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "scipy",
+    "tensorboard",
+    "matplotlib",
+    "rich",
+    "pydantic",
+)
 
 
 def name_of(path: Path) -> str:
@@ -241,6 +251,7 @@ def test_product_files_name_no_machine() -> None:
     )
     files = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".yaml", ".html", ".css", ".js")]
     files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run", ROOT / "pyproject.toml"]
+    files += [ROOT / "mkdocs.yml", ROOT / "docs" / "hooks.py"]
     files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
     shared = ".." + "/shared"
     found = []

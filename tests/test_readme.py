@@ -1,10 +1,12 @@
-"""README says what is true: its example runs, its commands parse, its tables list what there is."""
+"""README and docs/ say what is true: examples run, commands parse, tables list what there is."""
 
 import contextlib
 import io
+import pydoc
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,9 @@ import coke.run
 from coke import cli
 from coke.training import health
 from coke.training.auto import check_settings, template
+from coke.training.config import chosen
 from coke.training.recipes import RECIPES, find_recipe
-from coke.training.settings import override, parse_overrides
+from coke.training.settings import parse_overrides
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,14 +28,17 @@ PROSE = {
 } | PAGES
 
 
-def section(title: str) -> str:
-    """The text below a heading, up to the next."""
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+PRETRAINING = PAGES["pretraining.md"]
+
+
+def section(page: str, title: str) -> str:
+    """The text below a page's heading, up to the next."""
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def first_column(title: str) -> list[str]:
-    """The code words in the first column of a section's table."""
-    rows = [line for line in section(title).splitlines() if line.startswith("| `")]
+    """The code words in the first column of the table in a section of docs/pretraining.md."""
+    rows = [line for line in section(PRETRAINING, title).splitlines() if line.startswith("| `")]
     return [word for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
@@ -55,7 +61,7 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_clustering_example_keeps_its_bounds() -> None:
     """By itself, as somebody would paste it who has no images."""
-    (block,) = re.findall(r"```python\n(.*?)```", section("Clustering under size bounds"), re.S)
+    (block,) = re.findall(r"```python\n(.*?)```", section(README, "Clustering under size bounds"), re.S)
     printed, names = io.StringIO(), {"__name__": "readme"}
     with contextlib.redirect_stdout(printed):
         exec(compile(block, "README.md", "exec"), names)
@@ -74,11 +80,13 @@ def test_python_examples_are_short() -> None:
 
 
 def commands() -> list[list[str]]:
-    """The words after ``coke`` of every command line in README's indented blocks."""
-    lines = re.findall(r"^    (.*\bcoke (?:pretrain|evaluate|recipes|cluster|assign).*)$", README, re.M)
+    """The words after ``coke`` of every command line in the indented blocks of README and docs/pretraining.md."""
+    lines = re.findall(
+        r"^    (.*\bcoke (?:pretrain|evaluate|recipes|cluster|assign).*)$", README + PRETRAINING, re.M
+    )
     words = [shlex.split(re.split(r"\bcoke ", line)[-1]) for line in lines if " DATA " not in line]
     assert len(words) >= 9
-    return words
+    return [list(each) for each in dict.fromkeys(map(tuple, words))]
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -87,7 +95,7 @@ def test_commands_parse(words: list[str]) -> None:
     assert not [word for word in rest if word.startswith("-")]
     settings = [word for word in [*getattr(options, "words", []), *rest] if "=" in word]
     recipe = find_recipe(getattr(options, "recipe", None) or "textures")
-    check_settings(override(template(recipe), parse_overrides(settings)))
+    check_settings(chosen(template(recipe), parse_overrides(settings)))
 
 
 def test_start_commands() -> None:
@@ -97,7 +105,7 @@ def test_start_commands() -> None:
 
 
 def test_options_are_those_of_the_command_line() -> None:
-    usage = next(line for line in README.splitlines() if " DATA [--recipe" in line)
+    usage = next(line for line in PRETRAINING.splitlines() if " DATA [--recipe" in line)
     with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
         cli.main(["pretrain", "--help"])
     assert set(re.findall(r"--[\w-]+", usage)) == set(re.findall(r"--[\w-]+", said.getvalue())) - {"--help"}
@@ -122,6 +130,38 @@ def test_image_suffixes_are_listed() -> None:
     from coke.images.folder import SUFFIXES
 
     assert set(re.findall(r"`(\.\w+)`", PAGES["data.md"].split("## List")[0])) == set(SUFFIXES)
+
+
+def test_reference_has_every_public_name() -> None:
+    """In docs/reference.md, from which mkdocstrings makes a page, each once."""
+    named = re.findall(r"^::: (\S+)$", PAGES["reference.md"], re.M)
+    assert len(named) == len(set(named))
+    assert {f"coke.{name}" for name in coke.__all__} <= set(named)
+    for name in named:
+        assert pydoc.locate(name) is not None, f"there is no {name}"
+
+
+def test_site_has_every_page() -> None:
+    """What mkdocs builds; without mkdocs, as here: `mkdocs build --strict` is a check of its own in .ci/run."""
+    import yaml
+
+    def pages(entries: list[Any]) -> list[str]:
+        values = [next(iter(entry.values())) for entry in entries]
+        return [page for value in values for page in (pages(value) if isinstance(value, list) else [value])]
+
+    shown = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    beside = {"index.md": "README.md", "benchmarks.md": "benchmarks/README.md"}
+    beside |= {name.lower(): name for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
+    assert sorted(shown) == sorted([*PAGES, *beside])
+    hook = (ROOT / "docs" / "hooks.py").read_text()
+    for name, place in beside.items():
+        assert f'"{place}": "{name}"' in hook
+        assert (ROOT / place).is_file()
+    assert "mkdocs build --strict" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 160
 
 
 @pytest.mark.parametrize("name", PROSE)

@@ -23,7 +23,7 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.label_weight": 0.2,
     "objective.prediction_share": 0.5,
 }
-SHARED = {"objective.decorrelation": 0, "objective.turning": 0.4}  # the first is of each process's own rows
+SHARED = {"objective.decorrelation": 0, "objective.rotation": 0.4}  # the first is of each process's own rows
 RUNS: dict[str, dict[str, Any]] = {
     "one view": {**SHARED, "averaging_share": 0.3},
     "two views, accumulated": {**SHARED, **TWO_VIEWS, "accumulate": 2},

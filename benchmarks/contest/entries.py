@@ -18,7 +18,7 @@ VIEWS = {
     "two strong": [STRONG, STRONG],
     "multi-crop": [VIEW, {**VIEW, "solarise": 0.2}, {**SMALL, "clusters": False, "count": 4}],
 }
-_RECIPE = find_recipe("cifar10-companions").settings
+_RECIPE = find_recipe("cifar10-auxiliary").settings
 TEN_HEADS = {key: _RECIPE[key] for key in ("n_clusters", "min_size_ratio", "count_carry")}
 SWAPPED = {"objective": {"temperature": 0.05, "label_weight": 0.2, "prediction_share": 1.0}}
 
@@ -48,7 +48,7 @@ class Entry:
 
 
 # The settings beyond the paper that held-out images chose at the small scale (docs/log.md).
-COMPANIONS = Entry("coke, companions", settings={**TEN_HEADS, "objective": _RECIPE["objective"]})
+AUXILIARY = Entry("coke, companions", settings={**TEN_HEADS, "objective": _RECIPE["objective"]})
 
 
 def _base(backbone: str, heads: list[int], batch_size: int, warmup_epochs: int) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _sizes(scale: Scale) -> list[Entry]:
 
 def _views(scale: Scale) -> list[Entry]:
     """Claim 1: one view against two-view contrastive learning at as many views seen."""
-    return [Entry("coke"), COMPANIONS, *_tuned(scale)]
+    return [Entry("coke"), AUXILIARY, *_tuned(scale)]
 
 
 def _tuned(scale: Scale) -> list[Entry]:
@@ -187,13 +187,13 @@ def _decoupling(scale: Scale) -> list[Entry]:
 
 def _improvements(scale: Scale) -> list[Entry]:
     """Beyond the paper: what is worth a place in the recipes."""
-    spread, turning = {"objective.decorrelation": 0.1}, {"objective.turning": 0.4}
+    spread, rotation = {"objective.decorrelation": 0.1}, {"objective.rotation": 0.4}
     found = [
         Entry("coke"),
-        Entry("coke, turning", settings=turning),
+        Entry("coke, turning", settings=rotation),
         Entry("coke, decorrelated", settings=spread),
-        Entry("coke, decorrelated, turning", settings={**spread, **turning}),
-        COMPANIONS,
+        Entry("coke, decorrelated, turning", settings={**spread, **rotation}),
+        AUXILIARY,
     ]
     if scale.name == "full":
         found += [
@@ -217,13 +217,13 @@ def _table(scale: Scale) -> list[Entry]:
         Entry("supervised", "supervised"),
     ]
     ours = [entry for entry in _variance(scale) if entry.name != "coke, averaging"]
-    return [*ours, COMPANIONS, *_tuned(scale), *peers]
+    return [*ours, AUXILIARY, *_tuned(scale), *peers]
 
 
 def _auto(scale: Scale) -> list[Entry]:
     """What ``auto`` adds to the loss for small images, and what held-out images chose."""
-    pair = {"objective.decorrelation": 0.01, "objective.turning": 1.0}
-    return [Entry("coke"), Entry("coke, auto's pair", settings=pair), COMPANIONS]
+    pair = {"objective.decorrelation": 0.01, "objective.rotation": 1.0}
+    return [Entry("coke"), Entry("coke, auto's pair", settings=pair), AUXILIARY]
 
 
 def _jpeg(scale: Scale) -> list[Entry]:

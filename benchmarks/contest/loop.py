@@ -26,7 +26,7 @@ from coke.images import ImageSet
 from coke.training.auto import resolve
 from coke.training.backbone import check_backbone, make_backbone
 from coke.training.batches import Batch, Batches
-from coke.training.config import Config
+from coke.training.config import Config, chosen
 from coke.training.devices import make_fabric
 from coke.training.learner import Learner
 from coke.training.recipes import find_recipe
@@ -47,7 +47,7 @@ def configure(entry: Entry, scale: Scale, images: ImageSet, seed: int) -> Config
     settings = {**find_recipe("cifar10").settings, "recipe": "cifar10", "data": entry.data}
     if not clusters:
         overrides["epochs"] += 1  # a configuration counts the clustering pass, which peers do not run
-    return resolve(settings, overrides, images).config
+    return resolve(chosen(settings, overrides), images).config
 
 
 def make(entry: Entry, config: Config, images: ImageSet, batches: Batches) -> Contender:

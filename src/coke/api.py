@@ -29,7 +29,6 @@ from coke.run import Run
 from coke.training.backbone import load_backbone
 from coke.training.config import Config, without_fixed
 from coke.training.monitor import DivergedError
-from coke.training.settings import build
 
 
 def pretrain(
@@ -64,7 +63,7 @@ def pretrain(
     Raises:
         CokeError: whatever cannot work, before any work.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> run = pretrain(out=folder + "/run", epochs=2, linear_probe=False, tensorboard=False)
@@ -148,11 +147,12 @@ def evaluate(
         What evaluation.json then holds.
 
     Raises:
-        ResumeError: no finished run there. DataError: no labels to ask about.
+        ResumeError: no finished run there.
+        DataError: no labels to ask about.
     """
     _check_data(data)
     run = run if isinstance(run, Run) else Run(run)
-    config = build(Config, without_fixed(run.config)[0])
+    config = Config(**without_fixed(run.config)[0])
     if not run.backbone.is_file():
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
@@ -163,7 +163,9 @@ def evaluate(
         raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
     asked = data or config.data
     columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
-    if any(column != getattr(Config, name) for name, column in columns.items()) and not has_columns(asked):
+    if any(
+        column != Config.model_fields[name].default for name, column in columns.items()
+    ) and not has_columns(asked):
         columns = {}  # other images than the run's, in a folder
     splits = open_data(
         asked,

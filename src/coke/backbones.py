@@ -25,18 +25,19 @@ from coke.errors import ConfigError, did_you_mean
 _SIZED = ("vit_", "deit", "swin", "eva", "beit", "cait", "xcit", "mixer", "coat")
 
 
-def create(name: str, image_size: int) -> nn.Module:
+def create(name: str, image_size: int | None = None) -> nn.Module:
     """timm's model of a name, untrained and without classifier: [B, 3, S, S] -> [B, F].
 
-    Transformers fix their image size when they are built. Raises `ConfigError` for a name that timm does not know.
+    Transformers fix their image size when they are built (None: timm's own). Raises `ConfigError` for a name that timm
+    does not know.
     """
     check_name(name)
     return timm.create_model(name, pretrained=False, num_classes=0, **size_argument(name, image_size))
 
 
-def size_argument(name: str, image_size: int) -> dict[str, Any]:
+def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
     """What `timm.create_model` is told beside a transformer's name."""
-    return {"img_size": image_size} if name.startswith(_SIZED) else {}
+    return {"img_size": image_size} if image_size and name.startswith(_SIZED) else {}
 
 
 def check_name(name: str) -> None:

@@ -7,6 +7,7 @@ signal n, in training with a checkpoint written; 141 nobody reads the output any
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -94,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
 
     recipes = verbs.add_parser("recipes", help="what recipes there are; with a name, its configuration")
     recipes.add_argument("name", nargs="?", metavar="NAME")
+    recipes.add_argument(
+        "--schema",
+        action="store_true",
+        help="the JSON schema of its configuration, for editors, with its defaults",
+    )
     recipes.set_defaults(run=_recipes)
 
     model_cli.add_verbs(verbs)
@@ -157,17 +163,24 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    import yaml
-
-    from coke.training.auto import template
     from coke.training.recipes import RECIPES, find_recipe
 
     if options.name is None:
+        if options.schema:
+            raise ConfigError("--schema goes with the name of a recipe, whose figures are the defaults")
         width = max(map(len, RECIPES))
         for recipe in RECIPES.values():
             print(f"{recipe.name:{width}}  {recipe.summary}")
         return 0
     recipe = find_recipe(options.name)
+    from coke.training.auto import template
+    from coke.training.config import schema
+
+    if options.schema:
+        print(json.dumps(schema(template(recipe)), indent=2))
+        return 0
+    import yaml
+
     print(f"# {recipe.summary}")
     print("# auto: settled from the images when a run starts; see it with --dry-run")
     print(yaml.safe_dump(template(recipe), sort_keys=False), end="")

@@ -46,9 +46,18 @@ FORMAT_VERSION = 1
 class Run:
     """A run folder and what it holds.
 
-    >>> run = Run("runs/textures")
-    >>> run.report.name
-    'report.html'
+    Attributes:
+        path: the folder, whether it is there yet or not. Every file of it is an attribute, too:
+        backbone: path of the trained weights.
+        assignments: path of each image's clusters.
+        clusters: path of centers, duals and counts.
+        report: path of the page that shows it all.
+        checkpoints: folder of them.
+
+    Examples:
+        >>> run = Run("runs/textures")
+        >>> run.report.name
+        'report.html'
     """
 
     path: Path
@@ -73,7 +82,11 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration. Raises `ResumeError` where the folder holds no run."""
+        """The resolved configuration.
+
+        Raises:
+            ResumeError: the folder holds no run, or a damaged one.
+        """
         if not self.config_file.is_file():
             raise ResumeError(f"{self.path} holds no run: {self.config_file.name} is missing")
         try:

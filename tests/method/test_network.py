@@ -29,11 +29,11 @@ def layers(sequence):
 def test_the_network_compiles_in_one_piece(name):
     """Dynamo finds one graph for a view with turns and one without; what it compiles them to is not asked."""
     backbone = timm.create_model(name, num_classes=0)
-    network = Network(backbone, backbone.num_features, dim=8, tells_turns=True)
+    network = Network(backbone, backbone.num_features, dim=8, predicts_rotation=True)
     compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
     images = torch.rand(4, 3, 32, 32)
-    assert compiled(images, torch.arange(4)).turn_logits.shape == (4, 4)
-    assert compiled(images).turn_logits is None
+    assert compiled(images, torch.arange(4)).rotation_logits.shape == (4, 4)
+    assert compiled(images).rotation_logits is None
 
 
 def test_heads_are_those_of_the_method():
@@ -57,8 +57,8 @@ def test_heads_are_those_of_the_method():
 def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
     network = Network(Mean(maps), 3, dim=5, hidden=16)
     images = torch.randn(8, 3, 6, 6)
-    projection, prediction, turn_logits = network(images)
-    assert turn_logits is None
+    projection, prediction, rotation_logits = network(images)
+    assert rotation_logits is None
     for vectors in (projection, prediction):
         assert vectors.shape == (8, 5)
         assert torch.allclose(vectors.norm(dim=1), torch.ones(8), atol=1e-5)
@@ -71,7 +71,9 @@ def test_outputs_are_unit_vectors_from_projection_to_prediction(maps):
 
 def test_outputs_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = Network(Mean(), 3, dim=5, tells_turns=True)(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)
+        outputs = Network(Mean(), 3, dim=5, predicts_rotation=True)(
+            torch.randn(8, 3, 6, 6), torch.arange(8) % 4
+        )
     assert {vectors.dtype for vectors in outputs} == {torch.float32}
     assert torch.allclose(outputs.projection.norm(dim=1), torch.ones(8), atol=1e-5)
 
@@ -80,13 +82,13 @@ def test_a_head_for_turns_comes_last_and_leaves_the_others_as_they_were():
     torch.manual_seed(0)
     without = Network(Mean(), 3, dim=5)
     torch.manual_seed(0)
-    network = Network(Mean(), 3, dim=5, tells_turns=True)
+    network = Network(Mean(), 3, dim=5, predicts_rotation=True)
     extra = {name for name in network.state_dict() if name not in without.state_dict()}
     assert extra
     assert all(name.startswith("turner.") for name in extra)
     assert all(torch.equal(network.state_dict()[name], value) for name, value in without.state_dict().items())
-    assert network(torch.randn(8, 3, 6, 6), torch.arange(8) % 4).turn_logits.shape == (8, 4)
-    with pytest.raises(ConfigError, match="tells_turns=True"):
+    assert network(torch.randn(8, 3, 6, 6), torch.arange(8) % 4).rotation_logits.shape == (8, 4)
+    with pytest.raises(ConfigError, match="predicts_rotation=True"):
         without(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)
 
 

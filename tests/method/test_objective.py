@@ -264,7 +264,7 @@ def test_an_untrained_loss_lies_near_ln_k():
         ("prediction_share", math.nan, "objective.prediction_share"),
         ("decorrelation", -0.1, "objective.decorrelation must not be negative, got -0.1"),
         ("decorrelation", math.nan, "objective.decorrelation"),
-        ("turning", -1, "objective.turning must not be negative, got -1"),
+        ("rotation", -1, "objective.rotation must not be negative, got -1"),
         ("temperature", 0, "objective.temperature must be positive, got 0"),
         ("temperature", -1, "objective.temperature must be positive, got -1"),
     ],
@@ -288,18 +288,20 @@ def test_decorrelation_adds_what_numpy_says(centers, labels, n_views):
     assert (weighted - plain).item() == pytest.approx(0.3 * expected, rel=1e-4)
 
 
-def test_turning_adds_cross_entropy_and_is_no_part_of_the_clusters_loss(centers, labels):
+def test_rotation_prediction_adds_cross_entropy_and_is_no_part_of_the_clusters_loss(centers, labels):
     logits = torch.randn(B, 4, generator=torch.Generator().manual_seed(1))
     turns = torch.tensor([0, 1, 2, 3, 1])
-    view, target = output(1)._replace(turn_logits=logits), hard(labels)._replace(turns=turns)
-    found = Objective(turning=0.4)([view, output(2)], [], target, centers)
+    view, target = output(1)._replace(rotation_logits=logits), hard(labels)._replace(turns=turns)
+    found = Objective(rotation=0.4)([view, output(2)], [], target, centers)
     plain = Objective()([output(1), output(2)], [], hard(labels), centers)
     expected = -sum(float(logits[i].softmax(0)[turns[i]].log()) for i in range(B)) / B
     assert (found.value - plain.value).item() == pytest.approx(0.4 * expected, rel=1e-4)
     assert found.clusters.item() == plain.clusters.item() == plain.value.item()
     for output_, target_ in ((output(1), target), (view, hard(labels))):
-        with pytest.raises(ConfigError, match="needs the first output's turn_logits and the target's turns"):
-            Objective(turning=0.4)([output_], [], target_, centers)
+        with pytest.raises(
+            ConfigError, match="needs the first output's rotation_logits and the target's turns"
+        ):
+            Objective(rotation=0.4)([output_], [], target_, centers)
 
 
 def test_decorrelation_spreads_a_collapsed_projection():

@@ -292,6 +292,24 @@ def test_onnx_gives_clusters(tmp_path: Path, run: Run, folder: Path) -> None:
     assert outputs == ["features", "projection", "cluster_1", "score_1"]
 
 
+def test_onnx_of_a_network_without_a_graph(tmp_path: Path) -> None:
+    """What a network does must not depend on the numbers that it sees."""
+
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny(1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.inner(images)
+            return features if float(features.sum()) > 0 else -features
+
+    write_backbone(tmp_path / "backbone.safetensors", Choosing(), "custom:Choosing", SEEN)
+    with pytest.raises(ConfigError, match="torch finds no graph for custom:Choosing: "):
+        export_onnx(tmp_path, out=tmp_path / "x.onnx", backbone=Choosing())
+    assert {file.name for file in tmp_path.iterdir()} == {"backbone.safetensors"}
+
+
 def test_onnx_without_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from coke.images.image_set import ImageSet
 from coke.images.sources import Pixels
 from coke.method.dual_step import CLIMB, LARGEST_HIT
 from coke.training.auto import IMAGES_PER_CLUSTER, resolve
+from coke.training.config import chosen
+from coke.training.recipes import RECIPES
 
 
 def images(n, sizes=((32, 32),)):
@@ -29,7 +31,7 @@ def images(n, sizes=((32, 32),)):
 
 
 def auto(split, **overrides):
-    return resolve({"recipe": "auto", "data": "x"}, overrides, split)
+    return resolve(chosen({**RECIPES["auto"].settings, "recipe": "auto", "data": "x"}, overrides), split)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 17, 100, 999, 5000, 60_000])
@@ -151,8 +153,8 @@ def test_reasons_are_of_what_is_not_given(overrides, kept):
         (((32, 32),), {}, (0.01, 1.0)),
         (((32, 32),), {"objective.temperature": 0.2}, (0.01, 1.0)),
         (((32, 32),), {"objective": {"temperature": 0.2}}, (0.01, 1.0)),
-        (((32, 32),), {"objective.turning": 0}, (0.01, 0)),
-        (((32, 32),), {"objective.decorrelation": 0.2, "objective.turning": 0.3}, (0.2, 0.3)),
+        (((32, 32),), {"objective.rotation": 0}, (0.01, 0)),
+        (((32, 32),), {"objective.decorrelation": 0.2, "objective.rotation": 0.3}, (0.2, 0.3)),
         (
             ((32, 32),),
             {"backbone": "vit_tiny_patch16_224"},
@@ -162,12 +164,12 @@ def test_reasons_are_of_what_is_not_given(overrides, kept):
         (((300, 400),), {}, (0, 0)),
     ],
 )
-def test_small_images_get_companions_where_nothing_else_is_given(sizes, overrides, weights):
+def test_small_images_get_auxiliary_losses_where_nothing_else_is_given(sizes, overrides, weights):
     result = auto(images(500, sizes), **overrides)
     objective, said = result.config.objective, "\n".join(result.reasons)
-    assert (objective.decorrelation, objective.turning) == weights
+    assert (objective.decorrelation, objective.rotation) == weights
     assert ("objective.decorrelation 0.01" in said) == (weights[0] == 0.01)
-    assert ("objective.turning 1" in said) == (weights[1] == 1)
+    assert ("objective.rotation 1" in said) == (weights[1] == 1)
 
 
 def test_a_share_of_nothing_for_averaging_is_kept():

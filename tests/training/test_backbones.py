@@ -111,8 +111,8 @@ def test_a_backbone_must_take_every_view():
     chosen = config("vit_tiny_patch16_224", views=two_sizes)
     with pytest.raises(ConfigError, match="does not take images of 32 px"):
         check_backbone(make_backbone(chosen), chosen)
-    chosen = config("vit_tiny_patch16_224", views=(View(size=48),), objective=Objective(turning=0.4))
-    with pytest.raises(ConfigError, match=r"does not take images of 24 px.*: set objective.turning=0"):
+    chosen = config("vit_tiny_patch16_224", views=(View(size=48),), objective=Objective(rotation=0.4))
+    with pytest.raises(ConfigError, match=r"does not take images of 24 px.*: set objective.rotation=0"):
         check_backbone(make_backbone(chosen), chosen)
     chosen = config(views=two_sizes)
     assert check_backbone(make_backbone(chosen), chosen) == 128

@@ -1,7 +1,8 @@
 """Settings from words and YAML to a checked record, and back."""
 
-import dataclasses
+import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import yaml
 
 from coke.errors import ConfigError
 from coke.method.labels import SLOTS
-from coke.method.objective import Objective
+from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
+from coke.training.auto import check_settings, template
 from coke.training.checkpoint import KEPT
-from coke.training.config import FREE, Config
+from coke.training.config import AUTO, FREE, Config, chosen, schema, without_fixed
+from coke.training.recipes import RECIPES
 from coke.training.schedule import TRUST_COEFFICIENT
-from coke.training.settings import build, check, convert, differences, override, parse_overrides
+from coke.training.settings import differences, override, parse_overrides
 from coke.training.views import View
 
 SETTINGS = {
@@ -32,11 +35,11 @@ SETTINGS = {
 
 
 def with_words(*words):
-    return build(Config, override(SETTINGS, parse_overrides(list(words))))
+    return Config(**chosen(SETTINGS, parse_overrides(list(words))))
 
 
 def test_records_are_typed():
-    config = build(Config, SETTINGS)
+    config = Config(**SETTINGS)
     assert config.n_clusters == (10, 20)
     assert config.views == (View(size=24), View(size=12, clusters=False, count=3))
     assert config.objective == Objective()
@@ -48,7 +51,7 @@ def test_records_are_typed():
 def test_yaml_and_back_is_the_same():
     config = with_words("objective.temperature=0.07", "clip_norm=5", "precision=bf16-mixed", "devices=2")
     text = yaml.safe_dump(config.as_dict())
-    assert build(Config, yaml.safe_load(text)) == config
+    assert Config(**yaml.safe_load(text)) == config
 
 
 @pytest.mark.parametrize(
@@ -83,13 +86,13 @@ def test_values_of_numpy_are_plain_numbers():
         "tensorboard": np.bool_(False),
         "views.crop": np.array([0.5, 1.0]),
     }
-    config = build(Config, override(SETTINGS, values))
+    config = Config(**override(SETTINGS, values))
     assert (config.epochs, config.n_clusters, config.dual_lr) == (2, (3, 4), (1.0, 2.0))
     assert (config.learning_rate, config.tensorboard) == (0.5, False)
     assert {view.crop for view in config.views} == {(0.5, 1.0)}
-    assert build(Config, yaml.safe_load(yaml.safe_dump(config.as_dict()))) == config
+    assert Config(**yaml.safe_load(yaml.safe_dump(config.as_dict()))) == config
     with pytest.raises(ConfigError, match=r"epochs must be a whole number, got 2\.5"):
-        build(Config, override(SETTINGS, {"epochs": np.float64(2.5)}))
+        Config(**override(SETTINGS, {"epochs": np.float64(2.5)}))
 
 
 def test_one_number_is_one_head():
@@ -138,6 +141,9 @@ def test_overriding_leaves_the_settings_alone():
         ("n_clusters=[4, x]", r"n_clusters.1 must be a whole number, got 'x'"),
         ("mean=[0.1, 0.2]", r"mean must be \[a number, a number, a number\], got \[0.1, 0.2\]"),
         ("views.crop=0.5", r"views.0.crop must be \[a number, a number\], got 0.5"),
+        ("views.flip=true", "views.0.flip must be a number, got True"),
+        ("devices=1.5", "devices must be a whole number or text, got 1.5"),
+        ("views=3", "views must be a list of a mapping of keys, got 3"),
         ("views=[3]", "views.0 must be a mapping of keys, got 3"),
         ("objective=0.1", "objective must be a mapping of keys, got 0.1"),
         ("init=3", "init must be text or null, got 3"),
@@ -182,46 +188,118 @@ def test_values_out_of_range_are_named(word, message):
 
 def test_a_missing_key_is_no_config():
     settings = {key: value for key, value in SETTINGS.items() if key != "epochs"}
-    with pytest.raises((ConfigError, TypeError), match="epochs"):
-        build(Config, settings)
+    with pytest.raises(ConfigError, match="epochs is missing"):
+        Config(**settings)
+
+
+def test_names_that_are_not_utf8_are_refused():
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        Config(**{**SETTINGS, "data": os.fsdecode(b"caf\xe9")})
 
 
 def test_replacing_checks_again():
-    config = build(Config, SETTINGS)
+    config = Config(**SETTINGS)
     assert config.replaced(epochs=20).epochs == 20
     with pytest.raises(ConfigError, match="epochs=1 leaves nothing"):
         config.replaced(epochs=1)
 
 
 def test_checking_settings_before_they_are_complete():
-    check(Config, {"epochs": "auto", "n_clusters": [3]}, later=("epochs",))
-    with pytest.raises(ConfigError, match="seed must be a whole number, got 'auto'"):
-        check(Config, {"seed": "auto"}, later=("epochs",))
-    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
-        check(Config, {"batchsize": 3})
-    assert convert(Config, "n_clusters", 3) == (3,)
+    assert (
+        check_settings({"recipe": "auto", "data": "x", "views": [{}], "epochs": "auto", "seed": 3}).seed == 3
+    )
+    for words, message in (
+        ({"seed": "auto"}, "seed must be a whole number, got 'auto'"),
+        ({"batchsize": 3}, "did you mean 'batch_size'"),
+        ({"n_clusters": "auto", "dual_lr": [1, 2], "momentum": 0}, "nesterov looks ahead"),
+        ({"n_clusters": 3, "dual_lr": [1, 2]}, "dual_lr has 2 values for 1 heads"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_settings({"recipe": "auto", "data": "x", "views": [{}], **words})
 
 
 def test_what_is_fixed_is_what_holds():
-    constants = {"label_slots": SLOTS, "trust_coefficient": TRUST_COEFFICIENT, "keep_checkpoints": KEPT}
+    constants = {
+        "label_slots": SLOTS,
+        "trust_coefficient": TRUST_COEFFICIENT,
+        "keep_checkpoints": KEPT,
+        "objective.large_view_share": LARGE_VIEW_SHARE,
+        "objective.average_temperature": AVERAGE_TEMPERATURE,
+    }
     assert {**Config.FIXED, **constants} == Config.FIXED
-    assert dict(Objective.FIXED) == {"large_view_share": 0.5, "average_temperature": 0.5}
+    assert (LARGE_VIEW_SHARE, AVERAGE_TEMPERATURE) == (0.5, 0.5)
+
+
+def test_names_of_old_are_those_of_today():
+    """In words, in mappings and in a run's own file; a figure given by today's name wins."""
+    assert with_words("objective.turning=0.4").objective == Objective(rotation=0.4)
+    old = {**SETTINGS, "recipe": "cifar10-companions", "objective": {"turning": 0.4, "temperature": 0.2}}
+    config = Config(**without_fixed(old)[0])
+    assert config.recipe == "cifar10-auxiliary"
+    assert config.objective == Objective(temperature=0.2, rotation=0.4)
+    assert Config(**chosen(old, {"objective.rotation": 0.3})).objective.rotation == 0.3
+    assert "turning" not in str(config.as_dict())
 
 
 def test_free_keys_exist_and_decide_nothing_that_is_learned():
-    names = {field.name for field in dataclasses.fields(Config)}
+    names = set(Config.model_fields)
     assert names | {"keep_checkpoints"} == names | FREE
-    learned = {
-        "seed",
-        "views",
-        "n_clusters",
-        "objective",
-        "learning_rate",
-        "batch_size",
-        "precision",
-        "accumulate",
-    }
-    assert not learned & FREE
+    assert {
+        *(
+            "data",
+            "epochs",
+            "max_minutes",
+            "accelerator",
+            "devices",
+            "compile",
+            "workers",
+            "knn_every",
+            "knn_images",
+        ),
+        *(
+            "checkpoint_epochs",
+            "checkpoint_minutes",
+            "keep_checkpoints",
+            "log_every",
+            "tensorboard",
+            "linear_probe",
+        ),
+        *("max_unreadable_share", "image_column", "label_column"),
+    } == FREE
+
+
+def test_keys_without_a_default_are_those_that_images_decide():
+    required = {key for key, field in Config.model_fields.items() if field.is_required()}
+    assert {key for key in AUTO if "." not in key} == required - {"recipe", "data", "views"}
+
+
+@pytest.mark.parametrize("name", ["auto", "imagenet-2view", "textures"])
+def test_schema_for_editors_knows_types_ranges_and_meaning(name):
+    shown = template(RECIPES[name])
+    found = schema(shown)
+    assert json.loads(json.dumps(found)) == found
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    keys = found["properties"]
+    assert list(keys) == list(shown)
+    assert found["additionalProperties"] is False
+    assert {key: entry["default"] for key, entry in keys.items()} == shown
+    assert (keys["momentum"]["minimum"], keys["momentum"]["maximum"]) == (0, 1)
+    assert keys["optimizer"]["enum"] == ["sgd", "lars", "adamw"]
+    assert keys["log_every"]["description"] == "steps"
+    whole = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+    assert keys["n_clusters"]["anyOf"] == [
+        {"type": "array", "items": whole, "minItems": 1},
+        {"const": "auto"},
+        whole,
+    ]
+    assert keys["epochs"]["anyOf"] == [
+        {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+        {"const": "auto"},
+    ]
+    view, objective = found["$defs"]["View"]["properties"], found["$defs"]["Objective"]["properties"]
+    assert view["size"]["anyOf"] == [{"type": "integer"}, {"const": "auto"}]
+    assert view["flip"]["description"] == "probability of a horizontal flip"
+    assert "rotation prediction" in objective["rotation"]["description"]
 
 
 def test_differences_name_both_values():

@@ -51,15 +51,15 @@ def write_blank(folder: Path, n_images: int) -> Path:
 
 
 def test_healthy(images: Path, tmp_path: Path) -> None:
-    run = train(images, tmp_path, dim=16)
+    run = train(images, tmp_path, dim=16, epochs=12)
     verdict = run.verdict
     assert (verdict["state"], verdict["healthy"], verdict["action"]) == ("learning", True, "")
     epochs = run.metrics("epoch")
     states = [record["verdict"]["state"] for record in epochs]
-    assert states == ["clustering", "starting", "starting", "learning", "learning"]
+    assert states[:3] == ["clustering", "starting", "starting"]
     last = epochs[-1]
     assert epochs[1]["loss"] > epochs[1]["ln_clusters"]  # why it is called starting
-    assert last["loss"] < last["ln_clusters"]
+    assert last["loss"] < 0.9 * last["ln_clusters"]
     assert last["label_agreement"] > 0.1
     assert last["effective_rank"] > 2
 

@@ -122,7 +122,7 @@ def test_no_recipe_makes_the_host_wait(recipe):
         pytest.param({"optimizer": "lars", "clip_norm": 1.0}, id="lars-clipped"),
         pytest.param({"optimizer": "adamw", "accumulate": 3}, id="adamw-in-parts"),
         pytest.param(
-            {"objective.turning": 1, "objective.decorrelation": 0.1, "count_carry": 0.5}, id="companions"
+            {"objective.rotation": 1, "objective.decorrelation": 0.1, "count_carry": 0.5}, id="auxiliary"
         ),
         pytest.param({"min_size_ratio": 1.0, "objective.prediction_share": 0.5}, id="duals"),
         pytest.param(

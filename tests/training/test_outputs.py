@@ -19,7 +19,7 @@ from coke.method.network import Network
 from coke.model.files import Preprocessing, own_tensors, read_weights, write_backbone
 from coke.run import Run
 from coke.training import outputs
-from coke.training.backbone import start_from
+from coke.training.backbone import find_init, start_from
 from coke.training.config import Config
 from coke.training.outputs import write_clustering
 from coke.training.views import View
@@ -66,14 +66,25 @@ def test_starting_from_a_torch_file_says_what_was_loaded(tmp_path, wrapper):
     state = given.state_dict()
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
     backbone = small()
-    assert start_from(backbone, path) == f"started from {path}: 7 of 7 tensors"
+    assert start_from(backbone, find_init(str(path))) == f"started from {path}: 7 of 7 tensors"
     assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in given.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.encoder.0."])
+def test_a_prefix_is_taken_off_and_named(tmp_path, prefix):
+    given, path = small(), tmp_path / "weights.safetensors"
+    state = {f"{prefix}{name}": value for name, value in given.state_dict().items()}
+    save_file({**state, "module.predictor.weight": torch.zeros(2)}, path)
+    backbone = small()
+    said = start_from(backbone, find_init(str(path)))
+    assert f"7 of 7 tensors, under '{prefix}'; 1 in the file not used (module.predictor.weight)" in said
+    assert all(torch.equal(value, given.state_dict()[name]) for name, value in backbone.state_dict().items())
 
 
 def test_a_classifier_in_the_file_is_named_as_unused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({**small().state_dict(), "fc.weight": torch.zeros(2, 4), "fc.bias": torch.zeros(2)}, path)
-    said = start_from(small(), path)
+    said = start_from(small(), find_init(str(path)))
     assert "7 of 7 tensors; 2 in the file not used" in said
     assert "fc.weight" in said
     assert "fc.bias" in said
@@ -89,7 +100,7 @@ def test_misfits_are_refused_and_nothing_is_loaded(tmp_path):
     with pytest.raises(
         ConfigError, match=r"1 of 7 tensors match; missing \['1.weight'\], of another shape"
     ) as refusal:
-        start_from(backbone, path)
+        start_from(backbone, find_init(str(path)))
     assert "0.weight [5, 3, 3, 3] instead of [4, 3, 3, 3]" in str(refusal.value)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 

@@ -1,7 +1,5 @@
 """Every recipe builds; ImageNet's are the published constants, line by line."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -11,10 +9,10 @@ from coke.images.sources import Pixels
 from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE
 from coke.training.auto import resolve, template
-from coke.training.config import AUTO, Config
-from coke.training.recipes import RECIPES, find_recipe
+from coke.training.config import AUTO, Config, chosen
+from coke.training.recipes import ALIASES, RECIPES, find_recipe
 from coke.training.schedule import TRUST_COEFFICIENT, Schedule
-from coke.training.settings import build, override
+from coke.training.settings import override, places
 from coke.training.views import View
 
 N_IMAGENET = 1_281_167
@@ -46,14 +44,14 @@ def imagenet():
 
 
 def resolved(name, split, **overrides):
-    return resolve({**find_recipe(name).settings, "recipe": name, "data": "x"}, overrides, split)
+    return resolve(chosen({**find_recipe(name).settings, "recipe": name, "data": "x"}, overrides), split)
 
 
 SPLITS = {
     "textures": (5000, 24),
     "cifar10": (50_000, 32),
     "cifar10-2view": (50_000, 32),
-    "cifar10-companions": (50_000, 32),
+    "cifar10-auxiliary": (50_000, 32),
     "auto": (50_000, 32),
 }
 SPLITS["cifar10-multicrop"] = (50_000, 32)
@@ -65,19 +63,17 @@ def test_every_recipe_resolves(name, imagenet):
     config = resolved(name, split).config
     assert config.recipe == name
     assert len(config.dual_lr) == len(config.n_clusters)
-    assert build(Config, config.as_dict()) == config
+    assert Config(**config.as_dict()) == config
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_template_names_every_key_and_says_the_same(name, imagenet):
     whole = template(find_recipe(name))
-    assert list(whole) == [field.name for field in dataclasses.fields(Config)]
+    assert list(whole) == list(Config.model_fields)
     if name == "auto":
-        assert {whole[key] for key in (*AUTO, "views", "backbone")} == {"auto"}
-        assert {whole["objective"][key] for key in ("decorrelation", "turning")} == {"auto"}
-        return
+        assert {node[key] for dotted in AUTO for node, key in places(whole, dotted)} == {"auto"}
     split = images(*SPLITS[name]) if name in SPLITS else imagenet
-    again = resolve({**whole, "data": "x"}, {}, split).config
+    again = resolve({**whole, "data": "x"}, split).config
     assert again == resolved(name, split).config
 
 
@@ -141,6 +137,12 @@ def test_recipes_are_never_changed():
     before = str(RECIPES["cifar10-2view"].settings)
     override(RECIPES["cifar10-2view"].settings, {"views.crop": [0.5, 0.6], "objective.temperature": 9})
     assert str(RECIPES["cifar10-2view"].settings) == before
+
+
+def test_a_name_of_old_still_finds_its_recipe():
+    assert find_recipe("cifar10-companions") is RECIPES["cifar10-auxiliary"]
+    assert set(ALIASES.values()) <= set(RECIPES)
+    assert not set(ALIASES) & set(RECIPES)
 
 
 def test_unknown_recipes_are_refused_with_the_nearest():

@@ -15,7 +15,6 @@ from torch import nn
 
 import coke
 from coke.errors import ResumeError
-from coke.method.objective import Objective
 from coke.run import Run
 from coke.training import checkpoint
 from coke.training.config import Config
@@ -29,7 +28,7 @@ TWO_VIEWS: dict[str, Any] = {
     "objective.temperature": 0.05,
     "objective.label_weight": 0.2,
     "objective.prediction_share": 0.5,
-    "objective.turning": 0.4,
+    "objective.rotation": 0.4,
     "objective.decorrelation": 0.1,
 }
 
@@ -227,13 +226,30 @@ def test_a_run_older_than_a_key_goes_on_without_it(images: Path, one_step: Run, 
     assert path is not None
     state, config = torch.load(path, weights_only=True), run.config
     for stored in (state["config"], config):
-        for key in ("decorrelation", "turning"):
+        for key in ("decorrelation", "rotation"):
             del stored["objective"][key]
     torch.save(state, path)
     run.write_config(config)
     finished = train(images, run.path, resume=True)
     assert [record["epoch"] for record in finished.metrics("epoch")] == list(range(SETTINGS["epochs"]))
-    assert finished.config["objective"]["turning"] == 0
+    assert finished.config["objective"]["rotation"] == 0
+
+
+def test_a_run_by_names_of_old_goes_on(images: Path, one_step: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(one_step.path, tmp_path / "run"))
+    path = run.latest_checkpoint()
+    assert path is not None
+    state, config = torch.load(path, weights_only=True), run.config
+    for stored in (state["config"], config):
+        stored["recipe"] = "cifar10-companions"
+        stored["objective"]["turning"] = stored["objective"].pop("rotation")
+    torch.save(state, path)
+    run.write_config(config)
+    with pytest.raises(ResumeError, match=r"objective.rotation: 0.0 in the run, 0.4 asked"):
+        train(images, run.path, resume=True, **{"objective.turning": 0.4})
+    finished = train(images, run.path, backbone=tiny(2), resume=True)
+    assert finished.config["recipe"] == "cifar10-auxiliary"
+    assert finished.config["objective"]["rotation"] == 0
 
 
 def store(run: Run, **keys: Any) -> None:
@@ -248,13 +264,10 @@ def store(run: Run, **keys: Any) -> None:
     run.write_config(config)
 
 
-FIXED = {**Config.FIXED, **{f"objective.{key}": value for key, value in Objective.FIXED.items()}}
-
-
 def test_a_run_with_keys_that_are_fixed_now_goes_on(images: Path, one_step: Run, tmp_path: Path) -> None:
     """Where they stood as they are now; how many checkpoints are kept decides nothing that is learned."""
     plain, older = (Run(shutil.copytree(one_step.path, tmp_path / name)) for name in ("plain", "older"))
-    store(older, **{**FIXED, "keep_checkpoints": 7})
+    store(older, **{**Config.FIXED, "keep_checkpoints": 7})
     for run in (plain, older):
         train(images, run.path, backbone=tiny(2), resume=True)
     assert_same_run(older, plain)

@@ -27,7 +27,11 @@ def outs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     images = write_textures(tmp_path_factory.mktemp("images"), 203, labelled=True)
     two, one = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
+    }
     command = [*launch, str(TESTS / "two_processes.py"), str(images), str(two)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

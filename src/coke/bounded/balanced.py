@@ -28,7 +28,8 @@ def assign_balanced(cost: Any, min_size: Any = None, max_size: Any = None, *, si
 
     Args:
         cost: [N, K] array or tensor of any finite values, negative ones too.
-        min_size, max_size: rows of a cluster: one number, one per cluster, or None for no bound.
+        min_size: rows of a cluster, at least: one number, one per cluster, or None for no bound.
+        max_size: rows of a cluster, at most, likewise.
         size_weight: [N], what a row counts for in a size; bounds then hold up to the largest of them, and the cost is
             near the optimum (`balanced_assignment` says how near).
 
@@ -39,7 +40,7 @@ def assign_balanced(cost: Any, min_size: Any = None, max_size: Any = None, *, si
         BoundsError: sizes that cannot hold.
         DataError: costs that are not a finite [N, K], or whole numbers that float64 does not hold.
 
-    Example:
+    Examples:
         >>> assign_balanced(np.array([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]]), min_size=1, max_size=2).tolist()
         [1, 0, 0]
     """

@@ -34,7 +34,7 @@ class CenterSums:
         metric, shift: as in `DistanceCosts`.
         device: of the rows.
 
-    Example:
+    Examples:
         >>> sums = CenterSums(2, 1, total=4, largest=8.0)
         >>> rows, clusters = torch.tensor([[1.0], [3.0], [8.0]]), np.array([0, 0, 1])
         >>> sums.move(rows, np.arange(3), np.full(3, -1), clusters)

@@ -51,8 +51,10 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     Args:
         n_clusters: K.
-        min_size, max_size: rows of a cluster, one number or one per cluster; None: no bound.
-        min_size_ratio, max_size_ratio: the same relative to N / K: 1 and 1 is balanced.
+        min_size: rows of a cluster, at least: one number or one per cluster; None: no bound.
+        max_size: rows of a cluster, at most, likewise.
+        min_size_ratio: the minimum relative to N / K, rounded up, in [0, 1].
+        max_size_ratio: the maximum relative to N / K, rounded down, at least 1; with a minimum of 1 it is balanced.
         metric: ``"euclidean"`` (squared distances, means) or ``"cosine"`` (1 - cosine, directions).
         init: ``"k-means++"``, ``"random"``, centers [K, D], or a function (rows, K, random_state) of a sample.
         n_init: starts, of which the cheapest is kept; ``"auto"``: 10 for ``"random"`` and functions, else 1.
@@ -64,7 +66,8 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         device: where to compute; None: where a tensor is, else the CPU. Rows are moved block by block.
         block_rows: rows at a time; None: by K and device. It changes no label.
         verbose: whether to print a line for each iteration.
-        copy_x, algorithm: taken for the sake of ``sklearn.cluster.KMeans``, without effect: rows never change.
+        copy_x: taken for the sake of ``sklearn.cluster.KMeans``, without effect: rows never change.
+        algorithm: likewise without effect: there is one.
 
     Attributes:
         labels_: int32 [N], within the bounds.
@@ -79,7 +82,7 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     Arrays are tensors, on the rows' device, where the rows are one.
 
-    Example:
+    Examples:
         >>> rows = np.array([[0.0], [0.1], [0.2], [0.3], [9.0]])
         >>> km = ConstrainedKMeans(2, min_size=2, random_state=0).fit(rows)
         >>> sorted(km.counts_.tolist()), km.gap_

@@ -56,12 +56,13 @@ def load_clustering(path: str | Path, head: int = 0) -> ConstrainedKMeans:
     Raises:
         DataError: nothing there, another kind of file, a later version, no such head, or damaged tensors.
 
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "clusters.safetensors"
-    >>> head = (torch.tensor([[0.0], [8.0]]), torch.zeros(2), torch.tensor([3, 4]))
-    >>> _ = path.write_bytes(as_bytes([head], "euclidean", {}))
-    >>> load_clustering(path).predict([[7.0], [1.0]]).tolist()
-    [1, 0]
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "clusters.safetensors"
+        >>> head = (torch.tensor([[0.0], [8.0]]), torch.zeros(2), torch.tensor([3, 4]))
+        >>> _ = path.write_bytes(as_bytes([head], "euclidean", {}))
+        >>> load_clustering(path).predict([[7.0], [1.0]]).tolist()
+        [1, 0]
     """
     facts, *tensors = _read(Path(path), head)
     return estimator_of(*tensors, metric=facts["metric"], inertia=float(facts["inertia"]))

@@ -71,11 +71,12 @@ def check_sizes(
     Raises:
         BoundsError: an argument that says nothing: a wrong length, NaN, a part of a row, a count and a ratio.
 
-    >>> check = check_sizes(90, 20, min_size=6)
-    >>> print(check)
-    90 rows cannot fill 20 clusters of at least 6: that takes 120, 30 too many; at most min_size=4
-    >>> bool(check), check.nearest
-    (False, {'min_size': 4})
+    Examples:
+        >>> check = check_sizes(90, 20, min_size=6)
+        >>> print(check)
+        90 rows cannot fill 20 clusters of at least 6: that takes 120, 30 too many; at most min_size=4
+        >>> bool(check), check.nearest
+        (False, {'min_size': 4})
     """
     rows = _Rows(n_samples, n_clusters, size_weight)
     lower = rows.bound("min", min_size, min_size_ratio)

@@ -38,7 +38,7 @@ def auto_dual_lr(
     Raises:
         BoundsError: a size below 1, or a ratio outside [0, 1].
 
-    Example:
+    Examples:
         >>> round(auto_dual_lr(50_000, 128, 150, 0.4), 2)       # trained a small network on CIFAR-10
         3.17
         >>> round(auto_dual_lr(1_281_167, 1024, 3000, 0.4), 1)  # published: 20

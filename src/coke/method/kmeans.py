@@ -53,7 +53,7 @@ class OnlineConstrainedKMeans(nn.Module):
         BoundsError: K < 1 or r outside [0, 1].
         ConfigError: sizes, steps or a start that do not fit.
 
-    Example:
+    Examples:
         >>> _ = torch.manual_seed(0)
         >>> clustering = OnlineConstrainedKMeans(n_clusters=3, dim=8)
         >>> features = torch.nn.functional.normalize(torch.randn(16, 8))

@@ -36,7 +36,7 @@ class LabelMemory(nn.Module):
     Attributes:
         labels: [N, H] last labels, `UNASSIGNED` (-1) for an image not written yet.
 
-    Example:
+    Examples:
         >>> memory = LabelMemory(4, n_clusters=[10, 20])
         >>> memory.write(torch.tensor([2, 0]), torch.tensor([[1, 2], [3, 4]]))
         >>> memory.read(torch.tensor([0, 1, 2])).tolist()

@@ -22,7 +22,7 @@ class Output(NamedTuple):
 
     projection: Tensor  # [B, D] unit vectors z = g(f(x)): what is clustered
     prediction: Tensor  # [B, D] unit vectors p = h(g(f(x))): what predicts the cluster
-    turn_logits: Tensor | None = None  # [B, 4] of the quarter turns of small copies, where asked for
+    rotation_logits: Tensor | None = None  # [B, 4] of the quarter turns of small copies, where asked for
 
 
 class Network(nn.Module):
@@ -33,7 +33,7 @@ class Network(nn.Module):
         n_features: F.
         dim: D.
         hidden: width of the hidden layers; default F.
-        tells_turns: whether there is a head for quarter turns.
+        predicts_rotation: whether there is a head that tells by how many quarters a small copy was turned.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Network(nn.Module):
         n_features: int,
         dim: int = 128,
         hidden: int | None = None,
-        tells_turns: bool = False,
+        predicts_rotation: bool = False,
     ) -> None:
         super().__init__()
         hidden = hidden or n_features
         self.backbone = backbone
         self.projector = make_projector(n_features, hidden, dim)
         self.predictor = nn.Sequential(*_hidden_layer(dim, hidden), nn.Linear(hidden, dim))
-        self.turner = (
+        self.turner = (  # so named in checkpoints
             nn.Sequential(*_hidden_layer(n_features, hidden), nn.Linear(hidden, QUARTERS))
-            if tells_turns
+            if predicts_rotation
             else None
         )
 
@@ -63,12 +63,14 @@ class Network(nn.Module):
         """
         projection = self.projector(pool(self.backbone(images)))
         prediction = self.predictor(projection)
-        turn_logits = None if turns is None else self._tell(turned(images, turns))
-        return Output(normalize(projection.float()), normalize(prediction.float()), turn_logits)
+        rotation_logits = None if turns is None else self._tell(rotated(images, turns))
+        return Output(normalize(projection.float()), normalize(prediction.float()), rotation_logits)
 
     def _tell(self, copies: Tensor) -> Tensor:
         if self.turner is None:
-            raise ConfigError("this network has no head for turns: make it with tells_turns=True")
+            raise ConfigError(
+                "this network has no head for rotation prediction: make it with predicts_rotation=True"
+            )
         return self.turner(pool(self.backbone(copies))).float()
 
 
@@ -110,7 +112,7 @@ def count_features(backbone: nn.Module, image_size: int) -> int:
     return pool(output).shape[1]
 
 
-def turned(images: Tensor, turns: Tensor) -> Tensor:
+def rotated(images: Tensor, turns: Tensor) -> Tensor:
     """Copies of half the side, each turned left by its own number of quarters, which the network is to tell.
 
     Rotation prediction beside the loss, for little data: labels of the first epochs say little (a random network made
@@ -125,7 +127,7 @@ def turned(images: Tensor, turns: Tensor) -> Tensor:
         [B, 3, S // 2, S // 2], channels last in memory.
 
     >>> image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-    >>> turned(image.expand(2, 3, 4, 4), torch.tensor([0, 1]))[:, 0].tolist()
+    >>> rotated(image.expand(2, 3, 4, 4), torch.tensor([0, 1]))[:, 0].tolist()
     [[[1.0, 2.0], [3.0, 4.0]], [[2.0, 4.0], [1.0, 3.0]]]
     """
     copies = avg_pool2d(images, 2)

@@ -13,9 +13,9 @@ Shapes: B batch, D dimension, H heads, K clusters of a head, S label slots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,32 +35,22 @@ AVERAGE_TEMPERATURE = (
 class Objective:
     """The weights of the loss. Published: one view (0.1, -, 1.0), two views (0.05, 0.2, 0.5), method section 3.
 
-    Args:
-        temperature: divides cosines.
-        label_weight: alpha, the label's share beside the other views' soft assignments.
-        prediction_share: the prediction branch's share, the projection branch has the rest.
-        decorrelation: weight of `redundancy` of the large views' projections (of each process's own rows). 0 is the
-            published loss; on little data its projection falls into a few dimensions, which this prevents.
-        turning: weight of telling by how many quarters a small copy of the first view was turned (`network.py`).
-            0 is the published loss.
+    The auxiliary losses are 0 there. On little data the published loss's projection falls into a few dimensions, which
+    decorrelation (`redundancy` of each process's own rows) prevents; how an image was turned is certain from the first
+    step on (`coke.method.network.rotated`).
     """
 
-    temperature: float = 0.1
-    label_weight: float = 1.0
-    prediction_share: float = 1.0
-    decorrelation: float = 0.0
-    turning: float = 0.0
-
-    FIXED: ClassVar[Mapping[str, float]] = {  # as of `Config`
-        "large_view_share": LARGE_VIEW_SHARE,
-        "average_temperature": AVERAGE_TEMPERATURE,
-    }
+    temperature: float = 0.1  # divides cosines
+    label_weight: float = 1.0  # alpha, the label's share beside the other views' soft assignments
+    prediction_share: float = 1.0  # the prediction branch's share, the projection branch has the rest
+    decorrelation: float = 0.0  # weight of the large views' redundant dimensions, an auxiliary loss
+    rotation: float = 0.0  # weight of rotation prediction, an auxiliary loss
 
     def __post_init__(self) -> None:
         for name in ("label_weight", "prediction_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("decorrelation", "turning"):
+        for name in ("decorrelation", "rotation"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
         if not self.temperature > 0:
@@ -111,11 +101,13 @@ class Objective:
         if self.decorrelation > 0:
             penalties = [redundancy(output.projection) for output in large]
             total = total + self.decorrelation * torch.stack(penalties).mean()
-        if self.turning > 0:
-            logits, turns = large[0].turn_logits, target.turns
+        if self.rotation > 0:
+            logits, turns = large[0].rotation_logits, target.turns
             if logits is None or turns is None:
-                raise ConfigError("turning > 0 needs the first output's turn_logits and the target's turns")
-            total = total + self.turning * cross_entropy(logits, turns)
+                raise ConfigError(
+                    "rotation > 0 needs the first output's rotation_logits and the target's turns"
+                )
+            total = total + self.rotation * cross_entropy(logits, turns)
         return Loss(total, loss.detach(), torch.stack(agreements).mean())
 
     def _ask(self, branch: list[Tensor], others: list[list[Tensor]], target: Target) -> Tensor:

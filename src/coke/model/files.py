@@ -175,7 +175,7 @@ def load(
     folder = Path(path)
     if not (folder / BACKBONE).is_file():
         raise ResumeError(f"{folder} holds no finished model: {BACKBONE} is missing")
-    stated = _metadata(folder / BACKBONE)
+    stated = stated_in(folder / BACKBONE)
     try:
         architecture = stated["architecture"]
         keys = ("input_size", "mean", "std", "crop_pct", "interpolation")
@@ -189,14 +189,15 @@ def load(
     load_weights(backbone, folder / BACKBONE, "backbone")
     projector, heads = None, []
     if (folder / PROJECTOR).is_file():
-        projector = make_projector(*json.loads(_metadata(folder / PROJECTOR)["widths"]))
+        projector = make_projector(*json.loads(stated_in(folder / PROJECTOR)["widths"]))
         load_weights(projector, folder / PROJECTOR, "projector")
         if (folder / CLUSTERS).is_file():
             heads = [load_clustering(folder / CLUSTERS, head) for head in range(n_heads(folder / CLUSTERS))]
     return Model(backbone, seen, projector=projector, heads=heads, name=architecture).to(device)
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def stated_in(path: Path) -> dict[str, str]:
+    """A file's metadata. Raises `DataError` where it is damaged, `ResumeError` where a newer coke wrote it."""
     try:
         with safe_open(path, "pt") as file:
             stated = dict(file.metadata() or {})
@@ -206,3 +207,24 @@ def _metadata(path: Path) -> dict[str, str]:
         came = f"format {stated['format_version']}"
         raise ResumeError(f"{path} has {came}, this coke reads up to {FORMAT_VERSION}: install a newer coke")
     return stated
+
+
+def published(name: str) -> nn.Module:
+    """timm's model of a name with its published weights, from this machine or the network, without classifier.
+
+    Raises `ConfigError` for an unknown name, and where there are no such weights or they cannot be downloaded.
+    """
+    import timm
+
+    from coke.backbones import check_name
+
+    check_name(name)
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except RuntimeError as error:  # timm's, where there are none, or none of that tag
+        raise ConfigError(f"{name}: {error} Or give a file of weights") from error
+    except OSError as error:
+        raise ConfigError(
+            f"the published weights of {name} are not on this machine and cannot be downloaded "
+            f"({type(error).__name__}): give a file of weights"
+        ) from error

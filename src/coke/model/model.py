@@ -20,7 +20,7 @@ from coke.errors import ConfigError, DataError
 from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
-from coke.model.files import Preprocessing, load_weights
+from coke.model.files import Preprocessing, load_weights, published
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -140,25 +140,14 @@ class Model:
         Raises:
             ConfigError: an unknown name, weights that do not fit, that are nowhere or cannot be downloaded.
         """
-        import timm
         from timm.data import resolve_model_data_config
 
-        from coke.backbones import check_name
+        from coke.backbones import create
 
-        check_name(name)
-        try:
-            backbone = timm.create_model(name, pretrained=weights is None, num_classes=0)
-        except RuntimeError as error:  # timm's, where there are none, or none of that tag
-            raise ConfigError(f"{name}: {error} Or give a file of weights") from error
-        except OSError as error:
-            raise ConfigError(
-                f"the published weights of {name} are not on this machine and cannot be downloaded "
-                f"({type(error).__name__}): give a file of weights"
-            ) from error
-        seen = Preprocessing.of_timm(resolve_model_data_config(backbone))
-        if weights is not None:
-            load_weights(backbone, Path(weights), "backbone")
-        return cls(backbone, seen, name=name)
+        backbone = (
+            published(name) if weights is None else load_weights(create(name), Path(weights), "backbone")
+        )
+        return cls(backbone, Preprocessing.of_timm(resolve_model_data_config(backbone)), name=name)
 
     def predict(self, images: Any, head: int = 0, **sizes: Any) -> Prediction:
         """The cluster of each image: the nearest center of a head, by cosine.

@@ -114,8 +114,8 @@ def _verdict(record: Record) -> Markup:
     """Whether it learned, in words, with the next action; then what is incomplete about the run."""
     verdict = record.verdict
     healthy = verdict.get("healthy")
-    tone = {True: "good", False: "bad"}.get(healthy, "flat") if isinstance(healthy, bool) else "flat"
     state = str(verdict.get("state") or "no verdict")
+    tone = "bad" if healthy is False else "good" if state == "learning" else "flat"
     text = str(verdict.get("text") or "No epoch has ended, so there is no verdict yet.")
     action = verdict.get("action")
     following = tag("p", tag("b", "Next: "), str(action), class_="action") if action else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from coke.errors import ConfigError
 from coke.method.network import count_features
-from coke.model.files import load_weights, read_weights
+from coke.model.files import BACKBONE, load_weights, published, read_weights, stated_in
 from coke.training.config import Config
 
 
@@ -30,22 +31,65 @@ def check_backbone(backbone: nn.Module, config: Config) -> int:
     """F of the backbone; refuses view sizes that it does not take."""
     sizes = {view.size for view in [*config.large_views, *config.small_views]}
     n_features = max(count_features(backbone, size) for size in sizes)
-    if config.objective.turning > 0:
+    if config.objective.rotation > 0:
         try:
             count_features(backbone, config.image_size // 2)
         except ConfigError as error:
             raise ConfigError(
-                f"objective.turning looks at copies of half the view's size, and {error}: set objective.turning=0"
+                f"objective.rotation looks at copies of half the view's size, and {error}: set objective.rotation=0"
             ) from error
     return n_features
 
 
-def start_from(backbone: nn.Module, path: Path) -> str:
+@dataclass(frozen=True)
+class Init:
+    """Weights to start from: in a file, or timm's published ones where that is None."""
+
+    asked: str
+    architecture: str | None  # as far as it is known
+    file: Path | None
+
+    def read(self) -> dict[str, Tensor]:
+        """Names to tensors. Raises `ConfigError` where they cannot be read, or are not to be had."""
+        if self.file is not None:
+            return read_weights(self.file)
+        return published(self.asked).state_dict()
+
+
+def find_init(asked: str) -> Init:
+    """What ``init`` names: a run folder, a file of weights, or a model of timm's. Raises `ConfigError` for none."""
+    from coke.backbones import check_name
+
+    path = Path(asked)
+    file = path / BACKBONE if path.is_dir() else path
+    if file.is_file():
+        stated = stated_in(file) if file.suffix == ".safetensors" else {}
+        name = stated.get("architecture", "custom:")
+        return Init(asked, None if name.startswith("custom:") else name, file)
+    if path.is_dir():
+        raise ConfigError(f"init={asked}: this folder holds no finished run, {BACKBONE} is missing")
+    if path.suffix in (".safetensors", ".pt", ".pth", ".tar", ".bin") or len(path.parts) > 1:
+        raise ConfigError(f"{path}: no such file of weights")
+    try:
+        check_name(asked)
+    except ConfigError as error:
+        raise ConfigError(
+            f"init={asked} is no run folder, no file of weights, and no name: {error}"
+        ) from error
+    return Init(asked, asked.partition(".")[0], None)
+
+
+def start_from(backbone: nn.Module, init: Init) -> str:
     """Load weights into a backbone and say what was: '62 of 62 tensors'. A classifier's weights may be left.
 
-    Raises `ConfigError` where a tensor of the backbone is missing from the file or of another shape.
+    A prefix that all names share, as of a wrapper or a part of another model (``module.``, ``backbone.``), is taken
+    off. Raises `ConfigError` where a tensor of the backbone is missing from the file or of another shape.
     """
-    weights, own = read_weights(path), backbone.state_dict()
+    found, own = init.read(), backbone.state_dict()
+    first = next(iter(own))
+    prefixes = {"", *(name.removesuffix(first) for name in found if name.endswith(f".{first}"))}
+    prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in found for name in own))
+    weights = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     missing = [name for name in own if name not in weights]
     misshapen = [
         f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}"
@@ -55,10 +99,11 @@ def start_from(backbone: nn.Module, path: Path) -> str:
     if missing or misshapen:
         fit = len(own) - len(missing) - len(misshapen)
         raise ConfigError(
-            f"{path} does not fit the backbone: {fit} of {len(own)} tensors match; "
+            f"{init.asked} does not fit the backbone: {fit} of {len(own)} tensors match; "
             f"missing {missing[:3]}, of another shape {misshapen[:3]}"
         )
     backbone.load_state_dict({name: weights[name] for name in own})
-    unused = [name for name in weights if name not in own]
+    unused = [name for name in found if name.removeprefix(prefix) not in own or not name.startswith(prefix)]
+    where = f", under {prefix!r}" if prefix else ""
     left = f"; {len(unused)} in the file not used ({', '.join(unused[:3])})" if unused else ""
-    return f"started from {path}: {len(own)} of {len(own)} tensors{left}"
+    return f"started from {init.asked}: {len(own)} of {len(own)} tensors{where}{left}"

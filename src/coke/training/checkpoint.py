@@ -12,7 +12,7 @@ import torch
 from coke.errors import ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
 from coke.training.config import FREE, Config, without_fixed
-from coke.training.settings import build, differences
+from coke.training.settings import differences
 
 KEPT = 2  # the newest, and one before it should that be damaged
 
@@ -57,7 +57,7 @@ def load(run: Run) -> dict[str, Any]:
 def check_same(state: Mapping[str, Any], config: Config, fingerprint: str, n_images: int) -> list[str]:
     """What changed since the checkpoint, in words; raises `ResumeError` where it decides what is learned."""
     settings, fixed = without_fixed(state["config"])
-    stored = build(Config, settings).as_dict()  # keys newer than the run were at their defaults in it
+    stored = Config(**settings).as_dict()  # keys newer than the run were at their defaults in it
     changed = {**fixed, **differences(stored, config.as_dict())}
     learned = {key: pair for key, pair in changed.items() if key.split(".")[0] not in FREE}
     data = state["data"]

@@ -19,6 +19,12 @@ from torch import Tensor
 from coke import distributed
 from coke.method.dual_step import min_size
 
+_LEARNED = (
+    0.9  # of ln K: a loss above it says little yet; runs here that learned ended below 0.84 (docs/log.md)
+)
+_NARROWED = 4.0  # by this factor fewer directions than before training are few
+_HELPED = 0.02  # k-NN above the untrained network's
+
 OWN_ROWS = ("loss", "agreement", "steps")  # sums over each process's own rows; all others are over all rows
 
 
@@ -26,7 +32,7 @@ OWN_ROWS = ("loss", "agreement", "steps")  # sums over each process's own rows; 
 class Verdict:
     """What the figures say."""
 
-    state: str  # of the table in README, "Is it learning?"
+    state: str  # of the table in docs/pretraining.md, "Is it learning?"
     healthy: bool
     text: str
     action: str
@@ -149,7 +155,7 @@ def judge(
     """The verdict on a run from its epoch records so far and its k-NN records (the first is untrained)."""
     last = epochs[-1]
     loss, ln_clusters = last["loss"], last["ln_clusters"]
-    for failure in (_diverging(epochs, temperature), _dominated(last), _constant(last)):
+    for failure in (_diverging(epochs, temperature), _trivial(last), _dominated(last), _constant(last)):
         if failure:
             return failure
     if loss is None:
@@ -159,12 +165,18 @@ def judge(
     n_trained = sum(record["loss"] is not None for record in epochs)
     settled = warmup_over and n_trained >= 3
     unsettling = (_noise(epochs), _guessing(epochs)) if settled else ()
-    for failure in (*unsettling, _nuisance(knn), _unbalanced(last)):
+    for failure in (
+        *unsettling,
+        _nuisance(knn),
+        _unbalanced(last),
+        _narrow(epochs, knn) if settled else None,
+    ):
         if failure:
             return failure
-    if not settled and loss >= ln_clusters:
-        text = f"loss {loss:.2f} is not yet below ln K {ln_clusters:.2f}: the first epochs say little"
-        return Verdict("starting", True, text, "")
+    if loss >= _LEARNED * ln_clusters:
+        how = "not yet below" if loss >= ln_clusters else "hardly below"
+        text = f"loss {loss:.2f} is {how} ln K {ln_clusters:.2f}: too little training to say or to trust"
+        return Verdict("starting", True, text, "" if not settled else "train for more epochs")
     kept = last["label_agreement"]
     facts = [
         f"loss {loss:.2f} beside ln K {ln_clusters:.2f}",
@@ -193,6 +205,28 @@ def _diverging(epochs: list[dict[str, Any]], temperature: float) -> Verdict | No
         False,
         f"the loss is {loss:.3g}, ln K is {ln_clusters:.2f}",
         "lower learning_rate or lengthen warmup_epochs; set clip_norm=5 if it happens early",
+    )
+
+
+def _trivial(last: dict[str, Any]) -> Verdict | None:
+    """One cluster in every head: predicting it takes no network."""
+    if last["ln_clusters"] > 0 or last["loss"] is None:
+        return None
+    text = "there is one cluster alone, so every image has the same label and nothing is learned"
+    return Verdict("trivial", False, text, "raise n_clusters")
+
+
+def _narrow(epochs: list[dict[str, Any]], knn: list[dict[str, Any]]) -> Verdict | None:
+    """Features that fell into few of the directions they had before training, unless labels say that it helped."""
+    before, now = epochs[0]["effective_rank"], epochs[-1]["effective_rank"]
+    helped = len(knn) > 1 and knn[-1]["accuracy"] >= knn[0]["accuracy"] + _HELPED
+    if helped or now >= before / _NARROWED:
+        return None
+    return Verdict(
+        "narrow",
+        False,
+        f"features fell into few directions: effective rank {now:.0f}, {before:.0f} before training",
+        "raise objective.decorrelation (0.01 or 0.1), or give more images",
     )
 
 

@@ -53,8 +53,8 @@ class Learner:
         fabric: Fabric,
     ) -> None:
         self.config, self.fabric, self.device = config, fabric, fabric.device
-        tells_turns = config.objective.turning > 0
-        network: nn.Module = Network(backbone, n_features, config.dim, config.hidden, tells_turns)
+        predicts_rotation = config.objective.rotation > 0
+        network: nn.Module = Network(backbone, n_features, config.dim, config.hidden, predicts_rotation)
         if distributed.world_size() > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         network = network.to(memory_format=torch.channels_last)
@@ -112,7 +112,7 @@ class Learner:
             view.contiguous(memory_format=torch.channels_last)
             for view in (part.views if train else part.views[:n_large])
         )
-        turns = part.turns if train and self.config.objective.turning > 0 else None
+        turns = part.turns if train and self.config.objective.rotation > 0 else None
         outputs = [self.network(first, turns), *map(self.network, others)]
         return outputs[:n_large], outputs[n_large:]
 

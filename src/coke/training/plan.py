@@ -14,9 +14,10 @@ from coke.errors import ConfigError, ResumeError
 from coke.images import Splits, open_data
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
-from coke.training.config import Config, without_fixed
-from coke.training.recipes import find_recipe
-from coke.training.settings import override, plain
+from coke.training.backbone import find_init
+from coke.training.config import Config, chosen, without_fixed
+from coke.training.recipes import ALIASES, find_recipe
+from coke.training.settings import plain
 
 EMBEDDED = "textures"
 _NO_KEYS = {
@@ -58,36 +59,46 @@ def make_plan(
 
     With a ``run``, which is to be resumed, its configuration stands for whatever is not given.
     """
+    from coke.backbones import check_name
+
     if run is not None and not run.config_file.is_file():
         raise ResumeError(
             f"{run.path} holds no run to resume: {run.config_file.name} is missing; start it without --resume"
         )
     overrides = plain(dict(overrides))
-    settings: dict[str, Any] = {} if run is None else without_fixed(run.config)[0]  # compared at resume
+    settings: dict[str, Any] = {}
+    if run is not None:  # what is fixed now is compared when its checkpoint is read
+        settings = Config(**without_fixed(run.config)[0]).as_dict()
+    recipe = recipe and ALIASES.get(recipe, recipe)
     if settings and recipe in (None, settings["recipe"]):
         settings["data"] = settings["data"] if data is None else os.fspath(data)
         heads = overrides.get("n_clusters", settings["n_clusters"])
         if (len(heads) if isinstance(heads, list) else 1) != len(settings["dual_lr"]):
-            settings["dual_lr"] = "auto"  # so that the refusal names K, not the number of dual steps
+            settings["dual_lr"] = None  # so that the refusal names K, not the number of dual steps
     else:
         data = EMBEDDED if data is None else os.fspath(data)
-        recipe = recipe or (EMBEDDED if data == EMBEDDED else "auto")
-        settings = {**find_recipe(recipe).settings, "recipe": recipe, "data": data}
+        found = find_recipe(recipe or (EMBEDDED if data == EMBEDDED else "auto"))
+        settings = {**found.settings, "recipe": found.name, "data": data}
     for key, refusal in _NO_KEYS.items():
-        if key in overrides and str(overrides[key]) != settings[key]:  # another run's whole config may agree
+        asked = str(overrides.get(key, settings[key]))
+        if ALIASES.get(asked, asked) != settings[key]:  # another run's whole config may agree
             raise ConfigError(refusal)
     overrides = {key: value for key, value in overrides.items() if key not in _NO_KEYS}
     if backbone is not None:
-        overrides = {**overrides, "backbone": f"custom:{type(backbone).__name__}"}
-    chosen = override({"views": [{}], **settings}, overrides)  # "auto" derives its views from the images
-    check_settings(chosen)
+        overrides["backbone"] = f"custom:{type(backbone).__name__}"
+    settings = chosen(settings, overrides)
+    known = check_settings(settings)
+    if known.backbone and not known.backbone.startswith("custom:"):
+        check_name(known.backbone)
+    if known.init:
+        find_init(known.init)
     splits = open_data(
-        chosen["data"],
-        seed=chosen.get("seed", Config.seed),
-        max_unreadable_share=chosen.get("max_unreadable_share", Config.max_unreadable_share),
-        image_column=chosen.get("image_column", Config.image_column),
-        label_column=chosen.get("label_column", Config.label_column),
+        known.data,
+        seed=known.seed,
+        max_unreadable_share=known.max_unreadable_share,
+        image_column=known.image_column,
+        label_column=known.label_column,
         progress=progress,
     )
-    resolved = resolve(settings, overrides, splits.train)
+    resolved = resolve(settings, splits.train)
     return Plan(splits, resolved.config, resolved.reasons)

@@ -30,6 +30,7 @@ _TEXTURE_VIEW = {
     "invert": 0.5,
 }
 _SMALL_IMAGE_VIEW = {"size": 32, "crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2}
+_MILD_AUGMENTATION = {"crop": [0.3, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1], "gray": 0.2, "blur": 0.0}
 _SMALL_IMAGE_CROP = {"size": 16, "crop": [0.08, 0.35], "clusters": False, "count": 4}
 _STRONG_JITTER, _MILD_JITTER = [0.8, 0.8, 0.8, 0.2], [0.4, 0.4, 0.2, 0.1]
 _LARGE_IMAGE_VIEW = {"size": 224, "crop": [0.08, 1.0], "jitter": _MILD_JITTER, "gray": 0.2}
@@ -73,18 +74,18 @@ _IMAGENET = {
     "precision": "16-mixed",
 }
 
-# Beyond the paper, for the first epochs on little data (docs/log.md, "Companions of the loss").
-_COMPANIONS = {
+# Auxiliary losses, beyond the paper, for the first epochs on little data (docs/log.md, "Companions of the loss").
+_AUXILIARY = {
     "n_clusters": list(range(10, 101, 10)),
     "min_size_ratio": 0.9,
     "count_carry": 0.5,
-    "objective": {"decorrelation": 0.1, "turning": 1.0},
+    "objective": {"decorrelation": 0.1, "rotation": 1.0},
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name, a line that says what it is for, and its settings."""
+    """A name, a line that says what it is for, and its settings: None where the images decide."""
 
     name: str
     summary: str
@@ -114,9 +115,9 @@ _ALL = (
     ),
     Recipe("cifar10", "CIFAR-10, one view, small-stem ResNet-18", _CIFAR),
     Recipe(
-        "cifar10-companions",
-        "CIFAR-10, one view, heads 10 to 100, turns told and dimensions decorrelated: beyond the paper",
-        {**_CIFAR, **_COMPANIONS},
+        "cifar10-auxiliary",
+        "CIFAR-10, one view, heads 10 to 100, auxiliary losses (rotation prediction, decorrelation): beyond the paper",
+        {**_CIFAR, **_AUXILIARY},
     ),
     Recipe(
         "cifar10-2view",
@@ -160,14 +161,20 @@ _ALL = (
     Recipe(
         "auto",
         "your own images: view size, backbone, K, batch, step sizes and epochs follow from how many there are",
-        {"averaging_share": 0.2},
+        {
+            "views": [{"size": None, **_MILD_AUGMENTATION}],
+            "objective": {"decorrelation": None, "rotation": None},
+            "averaging_share": 0.2,
+        },
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
+ALIASES = {"cifar10-companions": "cifar10-auxiliary"}  # names of old
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by name. Raises `ConfigError` with the nearest name."""
+    """A recipe by name, or by one of old. Raises `ConfigError` with the nearest name."""
+    name = ALIASES.get(name, name)
     if name not in RECIPES:
         raise ConfigError(
             f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are: {', '.join(RECIPES)}"

@@ -57,7 +57,7 @@ class Schedule:
         warmup_epochs: the ramp, at most a quarter of the training epochs.
         steps_per_epoch: steps in an epoch.
 
-    Example:
+    Examples:
         >>> schedule = Schedule(1.0, n_epochs=3, clustering_epochs=1, warmup_epochs=0.5, steps_per_epoch=2)
         >>> for step in range(4):
         ...     print(round(schedule.learning_rate, 2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ def start(
         train = plan.splits.train
         changed = checkpoint.check_same(state, config, train.fingerprint, len(train))
     elif config.init:
-        told = [backbones.start_from(backbone, Path(config.init))]
+        told = [backbones.start_from(backbone, backbones.find_init(config.init))]
     initial = own_tensors(backbone.state_dict()) if state is None else None
     logbook = Logbook(run, console, tensorboard=config.tensorboard)
     training = Training(config, plan.splits, backbone, n_features, fabric, logbook)

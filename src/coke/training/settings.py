@@ -1,22 +1,27 @@
-"""From plain settings (YAML, ``key=value`` words) to checked records, and back.
+"""Plain settings: words of the command line as values, dotted keys, and what is wrong with them in a sentence.
 
-Knows nothing of what the keys mean: types come from the record's annotations.
+Knows nothing of what the keys mean: a mistake is put into words by the JSON schema of the record.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import yaml
 
 from coke.errors import ConfigError, did_you_mean
 
-Record = TypeVar("Record")
+Json = dict[str, Any]
+WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "a mapping of keys",
+}
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:
@@ -43,26 +48,20 @@ def override(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
     """Settings with dotted keys changed: ``objective.temperature``, ``views.0.crop``; ``views.crop`` means all."""
     result: dict[str, Any] = plain(dict(settings))
     for dotted, value in overrides.items():
-        _assign(result, dotted.split("."), plain(value), dotted)
+        _assign(result, dotted.split("."), value, dotted)
     return result
 
 
-def build(record: type[Record], settings: Mapping[str, Any]) -> Record:
-    """A dataclass from plain settings. Raises `ConfigError` for unknown keys and values of the wrong type."""
-    return typing.cast(Record, _convert(record, dict(settings), ""))
+def places(settings: Any, dotted: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each mapping in which a dotted key stands, with its last part there; lists are entered.
 
-
-def check(record: type, settings: Mapping[str, Any], later: tuple[str, ...] = ()) -> None:
-    """Raise `ConfigError` for unknown keys and wrong types; keys of ``later`` may still be "auto"."""
-    _check_keys(record, settings, "")
-    for key, value in settings.items():
-        if not (key in later and value == "auto"):
-            convert(record, key, value)
-
-
-def convert(record: type, key: str, value: Any) -> Any:
-    """A value as the type of one of the record's fields. Raises `ConfigError`."""
-    return _convert(typing.get_type_hints(record)[key], value, key)
+    >>> list(places({"views": [{"size": 3}, {}]}, "views.size"))
+    [({'size': 3}, 'size')]
+    """
+    head, _, rest = dotted.partition(".")
+    for node in settings if isinstance(settings, list) else [settings]:
+        if isinstance(node, dict) and head in node:
+            yield from places(node[head], rest) if rest else [(node, head)]
 
 
 def plain(value: Any) -> Any:
@@ -94,6 +93,65 @@ def differences(
     return found
 
 
+def part(schema: Json, path: Iterable[str | int]) -> Json:
+    """What a JSON schema says of the key at a path; lists are entered, by a number or without, and are of one kind."""
+    node = schema
+    for step in path:
+        node = _referred(schema, node.get("items", node.get("prefixItems", [node])[0]))
+        node = node.get("properties", {}).get(step, node)
+    return _referred(schema, node)
+
+
+def mistake(errors: Sequence[Mapping[str, Any]], schema: Json, fixed: Mapping[str, Any]) -> str:
+    """The first of pydantic's errors in a sentence: what was asked for, what came; unknown keys come first."""
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    error = next((error for error in errors if error["type"] in unknown), errors[0])
+    kind, value = error["type"], error["input"]
+    path = [step for step in error["loc"] if step not in ("int", "str")]  # a union's types
+    if kind == "missing" and isinstance(path[-1], int):  # the end of a list
+        kind, path = "too_short", path[:-1]
+    where, key, said = ".".join(map(str, path)), path[0] if path else "", part(schema, path)
+    if kind in unknown:
+        dotted = ".".join(step for step in path if isinstance(step, str))
+        if dotted in fixed:
+            now = yaml.safe_dump(fixed[dotted]).partition("\n")[0]
+            return f"unknown key {where}: no longer a setting, it is {now} in every run: leave it out"
+        known = list(part(schema, path[:-1])["properties"])
+        return f"unknown key {where}{did_you_mean(str(path[-1]), known)}; known: {', '.join(known)}"
+    if kind == "json_invalid":  # bytes that os.fsdecode could not read
+        return "text in the settings is not UTF-8, perhaps a file's name: rename it"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "too_short" and value == []:
+        return f"{where} must name at least one head"
+    if kind == "greater_than":
+        return f"{key} must be positive, got {value:g}"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        said = said.get("anyOf", [said])[0]  # beside null
+        low, high = said.get("minimum", float("-inf")), said.get("maximum", float("inf"))
+        return f"{key} must lie in {low:g} ... {high:g}, got {value:g}"
+    return f"{where} must be {_described(schema, said)}, got {value!r}"
+
+
+def _described(schema: Json, node: Json) -> str:
+    node = _referred(schema, node)
+    if "anyOf" in node:
+        return " or ".join(_described(schema, option) for option in node["anyOf"])
+    if "enum" in node:
+        return " or ".join(map(repr, node["enum"]))
+    if "prefixItems" in node:
+        return f"[{', '.join(_described(schema, item) for item in node['prefixItems'])}]"
+    if "items" in node:
+        return f"a list of {_described(schema, node['items'])}"
+    return WORDS[node["type"]]
+
+
+def _referred(schema: Json, node: Json) -> Json:
+    return schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+
+
 def _assign(node: Any, path: list[str], value: Any, dotted: str) -> None:
     head, rest = path[0], path[1:]
     key: Any = head
@@ -113,84 +171,6 @@ def _assign(node: Any, path: list[str], value: Any, dotted: str) -> None:
         _assign(node[key], rest, value, dotted)
     else:
         node[key] = plain(value)  # a copy for each entry, or changing one later would change all
-
-
-def _convert(wanted: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotated type ``wanted``, or a `ConfigError` that says what was expected."""
-    if dataclasses.is_dataclass(wanted):
-        return _convert_record(typing.cast(type, wanted), value, where)
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (typing.Union, types.UnionType):
-        for option in sorted(arguments, key=lambda option: option is not type(value)):
-            try:
-                return _convert(option, value, where)
-            except ConfigError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and arguments[-1] is Ellipsis:
-            value = [value]  # n_clusters=30 is one head
-        if isinstance(value, (list, tuple)) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
-            types_ = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-            return tuple(
-                _convert(t, v, f"{where}.{i}") for i, (t, v) in enumerate(zip(types_, value, strict=True))
-            )
-    elif wanted is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif wanted is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    elif (
-        isinstance(wanted, type) and isinstance(value, wanted) and (wanted is bool) == isinstance(value, bool)
-    ):
-        return value
-    raise ConfigError(f"{where} must be {_describe(wanted)}, got {value!r}")
-
-
-def _convert_record(wanted: type, value: Any, where: str) -> Any:
-    if isinstance(value, wanted):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a mapping of keys, got {value!r}")
-    prefix = f"{where}." if where else ""
-    _check_keys(wanted, value, prefix)
-    hints = typing.get_type_hints(wanted)
-    return wanted(**{key: _convert(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
-
-
-def _check_keys(record: type, settings: Mapping[str, Any], prefix: str) -> None:
-    names, fixed = [field.name for field in fields(record)], getattr(record, "FIXED", {})
-    for key in settings:
-        if key in fixed:
-            value = yaml.safe_dump(fixed[key]).partition("\n")[0]
-            raise ConfigError(
-                f"unknown key {prefix}{key}: no longer a setting, it is {value} in every run: leave it out"
-            )
-        if key not in names:
-            hint = did_you_mean(str(key), names)
-            raise ConfigError(f"unknown key {prefix}{key}{hint}; known: {', '.join(names)}")
-
-
-def _describe(wanted: Any) -> str:
-    arguments = typing.get_args(wanted)
-    origin = typing.get_origin(wanted)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in arguments)
-    if origin is Literal:
-        return " or ".join(repr(option) for option in arguments)
-    if origin is tuple:
-        inner = _describe(arguments[0])
-        return (
-            f"a list of {inner}" if arguments[-1] is Ellipsis else f"[{', '.join(map(_describe, arguments))}]"
-        )
-    return {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        type(None): "null",
-    }.get(wanted, getattr(wanted, "__name__", str(wanted)))
 
 
 def _number(value: Any) -> Any:

@@ -11,35 +11,22 @@ from coke.errors import ConfigError
 class View:
     """How one view is made from an image, and whether it is clustered.
 
-    Args:
-        size: side in px.
-        crop: smallest and largest share of the image's area that the random crop covers.
-        ratio: smallest and largest width / height of the crop, drawn log-uniformly.
-        flip: probability of a horizontal flip.
-        rotation: largest angle in degrees, either way; 180 turns freely.
-        jitter: largest relative change of brightness, contrast and saturation, and of hue (in turns).
-        jitter_probability: of the jitter as a whole.
-        gray: probability of losing all colour.
-        blur: probability of a Gaussian blur, sigma 0.1 to 2 px at 224 px (in proportion at other sizes).
-        solarise: probability of inverting the pixels above one half.
-        invert: probability of inverting all pixels.
-        clusters: a large view: its projection is clustered, and it stands as a target for the others.
-        count: how many such views a step makes.
+    Jitter is the largest relative change of brightness, contrast and saturation, and of hue in turns.
     """
 
-    size: int = 32
-    crop: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    rotation: float = 0.0
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_probability: float = 0.8
-    gray: float = 0.2
-    blur: float = 0.0
-    solarise: float = 0.0
-    invert: float = 0.0
-    clusters: bool = True
-    count: int = 1
+    size: int = 32  # side in px
+    crop: tuple[float, float] = (0.2, 1.0)  # of the image's area, smallest and largest share
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height, drawn log-uniformly
+    flip: float = 0.5  # probability of a horizontal flip
+    rotation: float = 0.0  # largest angle in degrees, either way; 180 turns freely
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # of brightness to hue
+    jitter_probability: float = 0.8  # of the jitter as a whole
+    gray: float = 0.2  # probability of losing all colour
+    blur: float = 0.0  # probability of a Gaussian blur, sigma 0.1 to 2 px at 224 px, in proportion else
+    solarise: float = 0.0  # probability of inverting the pixels above one half
+    invert: float = 0.0  # probability of inverting all pixels
+    clusters: bool = True  # a large view: its projection is clustered, a target for the others
+    count: int = 1  # how many such views a step makes
 
     def __post_init__(self) -> None:
         if self.size < 4:

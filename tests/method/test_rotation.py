@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from coke.method.network import Network, turned
+from coke.method.network import Network, rotated
 from tiny_runs import Tiny
 
 
@@ -13,7 +13,7 @@ from tiny_runs import Tiny
 def test_each_image_is_turned_by_its_own_number_of_quarters(side):
     images = torch.rand(6, 3, side, side)
     turns = torch.tensor([3, 0, 2, 1, 1, 0])
-    copies = turned(images, turns)
+    copies = rotated(images, turns)
     assert copies.is_contiguous(memory_format=torch.channels_last)
     half = side // 2
     for image, quarters, copy in zip(images.numpy(), turns.tolist(), copies.numpy(), strict=True):
@@ -24,12 +24,12 @@ def test_each_image_is_turned_by_its_own_number_of_quarters(side):
 def test_a_network_learns_to_tell_them():
     """Images that are bright at the top."""
     torch.manual_seed(0)
-    network = Network(Tiny(), 16, dim=8, tells_turns=True)
+    network = Network(Tiny(), 16, dim=8, predicts_rotation=True)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     images = torch.linspace(1, 0, 16)[:, None].expand(64, 3, 16, 16) + 0.3 * torch.randn(64, 3, 16, 16)
     for _ in range(40):
         turns = torch.randint(4, (64,))
-        logits = network(images, turns).turn_logits
+        logits = network(images, turns).rotation_logits
         optimizer.zero_grad()
         cross_entropy(logits, turns).backward()
         optimizer.step()
