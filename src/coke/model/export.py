@@ -175,7 +175,7 @@ def _write_timm(model: Model, place: Path, out: Path) -> tuple[str, str]:
     network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sized)
     words = "".join(f", {key}={value}" for key, value in sized.items())
     overlay["file"] = str(out)
-    loads = f'timm.create_model("{name}", pretrained=True{words}, pretrained_cfg_overlay={overlay})'
+    loads = f'timm.create_model("{name}", pretrained=True{words}, pretrained_cfg_overlay={overlay}).eval()'
     return _as_timm_sees(network, model), f"{_imports(name)}; {loads}"
 
 
@@ -204,7 +204,7 @@ def _write_hf(model: Model, place: Path, out: Path) -> tuple[str, str]:
         json.dump(config | ({"model_args": sized} if sized else {}), stream, indent=2)
         stream.write("\n")
     network = timm.create_model(f"local-dir:{place}", pretrained=True)
-    loads = f'timm.create_model("local-dir:{out}", pretrained=True)'
+    loads = f'timm.create_model("local-dir:{out}", pretrained=True).eval()'
     return _as_timm_sees(network, model), f"{_imports(architecture(model))}; {loads}"
 
 
@@ -252,7 +252,8 @@ def _write_torchvision(model: Model, place: Path, out: Path) -> tuple[str, str]:
     apart = within(1e-5, _features(network, model), model.features(pixels(model)), f"torchvision's {name}")
     loads = (
         f"import safetensors.torch, torch, torchvision; network = torchvision.models.{name}(); "
-        f'network.fc = torch.nn.Identity(); network.load_state_dict(safetensors.torch.load_file("{out}"))'
+        f'network.fc = torch.nn.Identity(); network.load_state_dict(safetensors.torch.load_file("{out}")); '
+        "network.eval()"
     )
     return f"8 pictures through torchvision's {name}: {apart:.1e} apart at most", loads
 
