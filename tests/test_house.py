@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "bounded": LOW | {"vectors"},
     "images": LOW,
     "run": LOW,
-    "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors"},
+    "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors", "run"},
     "evaluation": LOW | {"images", "run"},
     "report": LOW | {"images", "run"},
     "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model", "vectors"},

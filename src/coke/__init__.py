@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coke.method.kmeans import OnlineConstrainedKMeans
     from coke.method.labels import LabelMemory
     from coke.method.objective import Objective
+    from coke.model.export import export
     from coke.model.files import load
     from coke.run import Run
 
@@ -35,6 +36,7 @@ _HOMES = {
     "auto_dual_lr": "coke.method.dual_step",
     "check_sizes": "coke.bounded.sizes",
     "evaluate": "coke.api",
+    "export": "coke.model.export",
     "load": "coke.model.files",
     "load_clustering": "coke.bounded.files",
     "pretrain": "coke.api",
@@ -50,6 +52,7 @@ __all__ = [
     "auto_dual_lr",
     "check_sizes",
     "evaluate",
+    "export",
     "load",
     "load_clustering",
     "pretrain",

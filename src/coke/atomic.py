@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 
@@ -22,9 +23,34 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
+    _sync_names(path.parent)
+
+
+@contextmanager
+def atomic_place(path: Path) -> Iterator[Path]:
+    """Where to write a file or a folder that is to appear under ``path`` once the block has ended without an error.
+
+    What was there is replaced. The place has the same last name, in a folder beside ``path`` that goes away.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        place = Path(folder) / path.name
+        yield place
+        for file in [place, *place.rglob("*")]:
+            if file.is_file():
+                with open(file, "rb+") as stream:
+                    os.fsync(stream.fileno())
+        if path.is_dir():  # no folder is renamed over another
+            os.replace(path, Path(folder) / "replaced")
+        os.replace(place, path)
+    _sync_names(path.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    """A rename must reach the disk too."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)

@@ -32,8 +32,12 @@ def create(name: str, image_size: int | None = None) -> nn.Module:
     does not know.
     """
     check_name(name)
-    size: dict[str, Any] = {"img_size": image_size} if image_size and name.startswith(_SIZED) else {}
-    return timm.create_model(name, pretrained=False, num_classes=0, **size)
+    return timm.create_model(name, pretrained=False, num_classes=0, **size_argument(name, image_size))
+
+
+def size_argument(name: str, image_size: int | None) -> dict[str, Any]:
+    """What `timm.create_model` is told beside a transformer's name."""
+    return {"img_size": image_size} if image_size and name.startswith(_SIZED) else {}
 
 
 def check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The verbs for a trained model, `coke embed` and `coke predict`: their arguments, and what they say."""
+"""The verbs for a trained model, `coke embed`, `predict`, `export` and `import`: their arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coke.interrupt import cleaning_up
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add both to the subparsers of `coke.cli`."""
+    """Add them to the subparsers of `coke.cli`."""
     embed = verbs.add_parser(
         "embed",
         help="features of images, into a file that `coke cluster` takes",
@@ -48,6 +48,48 @@ def add_verbs(verbs: Any) -> None:
         sizes(f"--{side}-size", type=int, metavar="N", help=f"images, {word}")
         sizes(f"--{side}-size-ratio", type=float, metavar="R", help=f"{word} R times images / K")
     predict.set_defaults(run=_predict)
+    _add_export(verbs)
+    _add_import(verbs)
+
+
+def _add_export(verbs: Any) -> None:
+    export = verbs.add_parser(
+        "export",
+        help="a run for timm, a hub, torchvision or ONNX, checked",
+        description="Write a run as others load it. What is written is loaded again and compared with coke's own "
+        "features first; the result of that is printed, with the code that loads it.",
+        epilog="coke export runs/birds --to hf --out birds; "
+        "coke export runs/birds --to onnx --predict --out birds.onnx",
+    )
+    add = export.add_argument
+    add("model", metavar="RUN", help="a run folder")
+    add(
+        "--to",
+        required=True,
+        choices=("timm", "hf", "torchvision", "onnx", "safetensors"),
+        help="timm, torchvision: a .safetensors file of weights; hf: a folder with model card, which timm loads; "
+        "onnx: a .onnx graph; safetensors: a folder with the whole model, for coke",
+    )
+    add("--out", type=Path, required=True, metavar="PATH", help="the file or folder")
+    add("--predict", action="store_true", help="of onnx: the graph gives projections and clusters too")
+    add("--head", type=int, metavar="H", help="with --predict: clusters of this head alone; default: of all")
+    add("--overwrite", action="store_true", help="replace an earlier export")
+    export.set_defaults(run=_export)
+
+
+def _add_import(verbs: Any) -> None:
+    add_import = verbs.add_parser(
+        "import",
+        help="a checkpoint of the released CoKe, for coke",
+        description="Make a folder that embed, predict and export take of a checkpoint of the released CoKe "
+        "implementation (ResNet-50).",
+        epilog="coke import coke_single_view.pth.tar --out released; coke embed released photographs --out p.parquet",
+    )
+    add = add_import.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth.tar file")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="the folder")
+    add("--overwrite", action="store_true", help="replace an earlier one")
+    add_import.set_defaults(run=_import)
 
 
 def _add_common(verb: argparse.ArgumentParser, out: str) -> None:
@@ -75,4 +117,20 @@ def _predict(options: argparse.Namespace) -> int:
 
     with cleaning_up():
         predict(options)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from coke.model.command import export_run
+
+    with cleaning_up():
+        export_run(options)
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from coke.model.command import import_checkpoint
+
+    with cleaning_up():
+        import_checkpoint(options)
     return 0

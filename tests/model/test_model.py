@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def test_timms_own_transform_sees_the_same(size: int) -> None:
         features = network(torch.stack([theirs, (ours - mean) / std]))
     assert float(cosine_similarity(*features, dim=0)) > 0.999
     assert float(((theirs * std + mean) - ours).abs().mean()) < 1 / 255
+
+
+def test_crop_pct_gives_the_resize_back() -> None:
+    """timm rounds size / crop_pct down: 443 px would be cut from 505 in place of 506."""
+    for size in range(8, 1200):
+        seen = Preprocessing(size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        stated = seen.as_timm()
+        assert math.floor(size / stated["crop_pct"]) == seen.shorter == Preprocessing.of_timm(stated).shorter
 
 
 def test_a_module_of_ones_own(folder: Path, tmp_path: Path) -> None:

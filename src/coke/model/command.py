@@ -1,4 +1,4 @@
-"""What `coke embed` and `coke predict` do: check what is asked, open the model, run, say what came of it."""
+"""What `coke embed`, `predict`, `export` and `import` do: check what is asked, open the model, run, say what came."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.console import Console
 
 from coke.errors import ConfigError
 from coke.model.embed import Embedded, check_output, embed_data
+from coke.model.export import export
 from coke.model.files import BACKBONE, load
 from coke.model.model import Model
 from coke.model.predict import predict_data
+from coke.model.released import import_released
 from coke.progress import progress_bar
 
 SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
@@ -36,6 +38,33 @@ def predict(options: Namespace) -> None:
     heads = list(range(len(model.heads))) if options.head is None else [options.head]
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     _carry_out(options, model, "clusters", predict_data, {"heads": heads, "sizes": sizes})
+
+
+def export_run(options: Namespace) -> None:
+    """`coke export`. Raises `CokeError` before any work, or where the output does not compute the same."""
+    done = export(
+        options.model,
+        options.to,
+        options.out,
+        predict=options.predict,
+        head=options.head,
+        overwrite=options.overwrite,
+    )
+    print(f"parity: {done.parity}")
+    print(f"{done.path}: {done.loads_with}")
+
+
+def import_checkpoint(options: Namespace) -> None:
+    """`coke import`. Raises `CokeError` before anything is written."""
+    done = import_released(options.checkpoint, options.out, overwrite=options.overwrite)
+    for taken in done.taken:
+        print(f"taken: {taken}")
+    for left in done.left:
+        print(f"left: {left}")
+    print(f"parity: {done.parity}")
+    print(
+        f'{done.path}: coke embed {done.path} DATA, coke predict {done.path} DATA, coke.load("{done.path}")'
+    )
 
 
 def _opened(options: Namespace) -> Model:

@@ -72,11 +72,14 @@ class Preprocessing:
 
     def as_timm(self) -> dict[str, Any]:
         """Keys of timm's ``pretrained_cfg``: with them timm's own transform sees what coke sees."""
+        crop_pct = self.size / self.shorter
+        if math.floor(self.size / crop_pct) < self.shorter:  # 443 / (443 / 506) is 505.99..., which timm cuts
+            crop_pct = math.nextafter(crop_pct, 0)
         return {
             "input_size": (3, self.size, self.size),
             "mean": tuple(self.mean),
             "std": tuple(self.std),
-            "crop_pct": self.size / self.shorter,
+            "crop_pct": crop_pct,
             "interpolation": self.interpolation,
         }
 

@@ -91,10 +91,10 @@ class Model:
         """
         if features == "projection" and self.projector is None:
             raise ConfigError("this model has no projector: it has backbone features alone")
-        batches = self._batches(images, batch_size or self.batch_size)
+        batches = self.batches(images, batch_size or self.batch_size)
         return torch.cat([self.features(pixels, features) for pixels in batches])
 
-    def _batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         """Images of any kind as batches uint8 [b, 3, S, S], in order."""
         seen = self.preprocessing
         if isinstance(images, str | os.PathLike) and not _is_one_image(Path(images)):
