@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from coke.images.scan import scan
-from coke.images.sources import Files, Pixels, Rows
+from coke.images.table import Files, Pixels, Rows
 
 
 def in_memory(pixels, labels=None, name="made"):

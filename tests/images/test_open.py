@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coke.errors import DataError
-from coke.images import open_data
+from coke.images import find_rows, open_data
 from coke.images.memory import available_memory
 
 from .builders import write_images, write_parquet
@@ -41,6 +41,17 @@ def test_progress_counts_all_splits(tmp_path):
     open_data(tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (130, 130)
+
+
+def test_the_rows_of_every_split_are_found_without_decoding(tmp_path):
+    write_images(tmp_path / "val", ["c/1.png"])
+    write_images(tmp_path / "test", ["a/1.png", "a/2.png", "b/1.png"])
+    write_images(tmp_path / "train", ["a/1.png", "b/1.png", "b/2.png"])
+    (tmp_path / "train" / "a" / "1.png").write_bytes(b"no image")
+    rows = find_rows(tmp_path)
+    assert [part.name for part in rows] == [f"{tmp_path.name}, {split}" for split in ("train", "test", "val")]
+    assert [part.keys[0] for part in rows] == ["train/a/1.png", "test/a/1.png", "val/c/1.png"]
+    assert [part.classes for part in rows] == [["a", "b"], ["a", "b"], None]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

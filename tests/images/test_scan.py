@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from coke.errors import DataError
 from coke.images import open_data
 from coke.images.scan import scan
-from coke.images.sources import Pixels, Rows
+from coke.images.table import Pixels, Rows
 
 from .builders import encode, picture, write_images
 

@@ -7,7 +7,7 @@ import torch
 
 from coke.errors import BoundsError, ConfigError, DataError
 from coke.images.image_set import ImageSet
-from coke.images.sources import Pixels
+from coke.images.table import Pixels
 from coke.method.dual_step import CLIMB, LARGEST_HIT
 from coke.training.auto import IMAGES_PER_CLUSTER, resolve
 from coke.training.config import chosen

@@ -9,7 +9,7 @@ from PIL import Image
 
 from coke.images.augment import crop_boxes
 from coke.images.scan import scan
-from coke.images.sources import Files, Pixels, Rows
+from coke.images.table import Files, Pixels, Rows
 from coke.images.views import View
 from coke.training.batches import Batches, generator
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from coke.errors import ConfigError
 from coke.images.scan import scan
-from coke.images.sources import Pixels, Rows
+from coke.images.table import Pixels, Rows
 from coke.images.views import View
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network

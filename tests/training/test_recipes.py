@@ -5,7 +5,7 @@ import torch
 
 from coke.errors import ConfigError
 from coke.images.image_set import ImageSet
-from coke.images.sources import Pixels
+from coke.images.table import Pixels
 from coke.images.views import View
 from coke.method.labels import SLOTS
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from coke.images.image_set import ImageSet, Unreadable
 from coke.images.open import find_rows, has_columns, open_data
-from coke.images.sources import Rows
 from coke.images.splits import Splits
+from coke.images.table import Rows
 from coke.images.textures import textures
 
 __all__ = ["ImageSet", "Rows", "Splits", "Unreadable", "find_rows", "has_columns", "open_data", "textures"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from coke.errors import DataError
 from coke.images.labels import number_labels
-from coke.images.names import split_of
-from coke.images.sources import Files, Found, Rows
+from coke.images.table import Files, Rows, Table, split_of
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """Which files are taken for images, upper or lower case."""
 
 
-def find_folder(root: Path) -> Found:
+def find_folder(root: Path) -> Table:
     """The images below a folder.
 
     Split folders: where the folder holds one named ``train`` (or training), that is learned from; one named
@@ -31,25 +32,22 @@ def find_folder(root: Path) -> Found:
     Files with other suffixes than `SUFFIXES` are counted in a remark; names that begin with a dot are
     hidden and skipped; links are followed. Raises `DataError` for a folder without images.
     """
-    splits = _split_folders(root)
-    ambiguous = "train" in splits and len(splits) == 1 and _images_beside(root, splits["train"])
-    if "train" not in splits or ambiguous:
-        rows, remarks = _read(root, root, root.resolve().name)
-        if ambiguous:
-            remarks = (*remarks, "'train' is read like the folders beside it, of which none is test or val")
-        return Found(rows, None, remarks=remarks)
-    rows, remarks = _read(root, splits["train"], f"{root.resolve().name}, train")
-    query, asked = None, "test"
-    for name in [name for name in ("test", "val") if name in splits]:
-        query, more = _read(root, splits[name], f"{root.resolve().name}, {name}")
-        asked, remarks = name, remarks + tuple(remark for remark in more if remark not in remarks)
-        if query.labels is not None:
-            break
-    used = {splits["train"].name, splits[asked].name if query else ""}
-    beside = sorted(entry.name for entry in root.iterdir() if entry.name not in used and entry.name[0] != ".")
-    if beside:
-        remarks = (*remarks, f"not used, beside the split folders: {_few(beside)}")
-    return Found(rows, query, asked, remarks)
+    splits, name = _split_folders(root), root.resolve().name
+    if set(splits) == {"train"} and _images_beside(root, splits["train"]):
+        remark = "'train' is read like the folders beside it, of which none is test or val"
+        return Table(name, {"": partial(_read, root, root)}, lambda used: [remark])
+    if "train" not in splits:
+        return Table(name, {"": partial(_read, root, root)})
+
+    def unused(used: Sequence[str]) -> list[str]:
+        names = [splits[split].name for split in used]
+        beside = sorted(
+            entry.name for entry in root.iterdir() if entry.name not in names and entry.name[0] != "."
+        )
+        few = ", ".join(beside[:5]) + (f" and {len(beside) - 5} more" if len(beside) > 5 else "")
+        return [f"not used, beside the split folders: {few}"] if beside else []
+
+    return Table(name, {split: partial(_read, root, folder) for split, folder in splits.items()}, unused)
 
 
 def _images_beside(root: Path, train: Path) -> bool:
@@ -71,31 +69,31 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return splits
 
 
-def _read(root: Path, folder: Path, name: str) -> tuple[Rows, tuple[str, ...]]:
-    """The images of one split, keyed by their path below the root, and remarks on labels and other files."""
+def _read(root: Path, folder: Path, name: str) -> Rows:
+    """The images of one split, keyed by their path below the root, with remarks on labels and other files."""
     files = list_files(folder)
     images = [file for file in files if file.lower().endswith(SUFFIXES)]
-    others = Counter(
+    counts = Counter(
         Path(file).suffix.lower() or "no suffix" for file in files if not file.lower().endswith(SUFFIXES)
     )
+    others = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5))
     if not images:
-        held = f"it holds files of other kinds: {_kinds(others)}" if others else "it is empty"
+        held = f"it holds files of other kinds: {others}" if others else "it is empty"
         raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}); {held}")
-    remarks: tuple[str, ...] = ()
+    remarks: list[str] = []
     labels, classes = None, None
     parents = [file.split("/")[0] if file.count("/") == 1 else None for file in images]
-    counts = Counter(parents)
-    if None not in counts and len(counts) > 1 and max(counts.values()) > 1:
+    members = Counter(parents)
+    if None not in members and len(members) > 1 and max(members.values()) > 1:
         labels, classes = number_labels(parents, str(folder))
-        remarks += (f"labels are the names of {len(counts)} class folders",)
-    elif len(counts) > 1 or None not in counts:
-        remarks += ("the folders are not taken for classes",)
+        remarks.append(f"labels are the names of {len(members)} class folders")
+    elif len(members) > 1 or None not in members:
+        remarks.append("the folders are not taken for classes")
     if others:
-        remarks += (f"files of other kinds in {folder.name}: {_kinds(others)}",)
-    prefix = folder.relative_to(root).as_posix()
-    keys = images if prefix == "." else [f"{prefix}/{image}" for image in images]
+        remarks.append(f"files of other kinds in {folder.name}: {others}")
+    keys = [(folder.relative_to(root) / image).as_posix() for image in images]
     _refuse_undecodable(root, keys)
-    return Rows(name, keys, Files(root, keys), labels, classes), remarks
+    return Rows(name, keys, Files(root, keys), labels, classes, tuple(remarks))
 
 
 def list_files(folder: Path) -> list[str]:
@@ -134,11 +132,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:  # surrogates, which stand for bytes that are no UTF-8
         return False
     return True
-
-
-def _kinds(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5))
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from coke.images.decode import decode
 from coke.images.memory import usable_cpus
-from coke.images.sources import Pixels, Source
+from coke.images.table import Pixels, Source
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
 from coke.images.labels import number_text
-from coke.images.names import split_of
-from coke.images.sources import Files, Found, Rows
+from coke.images.table import DEFAULT_IMAGE, Files, Rows, Table, look_for_labels, split_of
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 SPLIT_COLUMN = "split"
-DEFAULT_LABEL = "label"
-DEFAULT_IMAGE = "image"
 LISTS = (".txt", ".lst", ".list")
 TABLES = (".csv", ".tsv")
 
 
-def find_list(path: Path) -> Found:
+def find_list(path: Path) -> Table:
     """The images that a text file lists, one path a line, relative to its place; empty lines do not count.
 
     Raises `DataError` for a file without paths, one that is not UTF-8 text, or a path listed twice.
@@ -30,10 +28,10 @@ def find_list(path: Path) -> Found:
         raise DataError(f"{path}: lists no images; write one path a line")
     _refuse_repeated(path, numbered)
     keys = [_posix(line) for _, line in numbered]
-    return Found(Rows(path.stem, keys, Files(path.parent, keys)), None)
+    return Table(path.stem, {"": lambda name: Rows(name, keys, Files(path.parent, keys))})
 
 
-def find_table(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
+def find_table(path: Path, *, image_column: str = "image", label_column: str = "label") -> Table:
     """The images of a CSV or TSV file with a header: a path column, perhaps a label and a ``split`` column.
 
     The path column is ``image_column`` or, where that is the default, the first of `PATH_COLUMNS` that is
@@ -44,14 +42,7 @@ def find_table(path: Path, *, image_column: str = "image", label_column: str = "
     """
     header, rows = _table(path)
     path_at = _path_column(path, header, image_column)
-    label_at = header.index(label_column) if label_column in header else None
-    remarks: tuple[str, ...] = ()
-    if label_at is None and label_column != DEFAULT_LABEL:
-        hint = did_you_mean(label_column, header)
-        raise DataError(f"{path}: no column {label_column!r}{hint}; it has {', '.join(header)}")
-    if label_at is None:
-        rest = ", ".join(name for place, name in enumerate(header) if place != path_at)
-        remarks = (f"no column {label_column!r} (other columns: {rest})",) if rest else ()
+    labelled, remarks = look_for_labels(path, header, label_column, header[path_at])
     numbered = [(number, row[path_at].strip()) for number, row in rows]
     empty = next((number for number, text in numbered if not text), None)
     if empty is not None:
@@ -59,26 +50,25 @@ def find_table(path: Path, *, image_column: str = "image", label_column: str = "
     _refuse_repeated(path, numbered)
     splits = _splits(path, header, rows)
 
-    def read(split: str) -> Rows:
-        members = [index for index, name in enumerate(splits) if name == split]
+    def read(split: str, name: str) -> Rows:
+        members = [index for index, its in enumerate(splits) if its == split]
         keys = [_posix(numbered[index][1]) for index in members]
         labels, classes = None, None
-        if label_at is not None:
-            texts = [rows[index][1][label_at] for index in members]
-            labels, classes = number_text(texts, f"{path}, column {header[label_at]!r}")
-        name = path.stem if set(splits) == {"train"} else f"{path.stem}, {split}"
-        return Rows(name, keys, Files(path.parent, keys), labels, classes)
+        if labelled:
+            texts = [rows[index][1][header.index(label_column)] for index in members]
+            labels, classes = number_text(texts, f"{path}, column {label_column!r}")
+        return Rows(name, keys, Files(path.parent, keys), labels, classes, remarks)
 
     if "train" not in splits:
         raise DataError(f"{path}: no row of the train split, only of {', '.join(sorted(set(splits)))}")
-    query, asked = None, "test"
-    for name in [name for name in ("test", "val") if name in splits]:
-        query, asked = read(name), name
-        if query.labels is not None:
-            break
-    if "val" in splits and asked == "test":
-        remarks = (*remarks, f"rows of the val split are not used ({splits.count('val'):,})")
-    return Found(read("train"), query, asked, remarks)
+    if set(splits) == {"train"}:
+        return Table(path.stem, {"": partial(read, "train")})
+    unused = f"rows of the val split are not used ({splits.count('val'):,})"
+    return Table(
+        path.stem,
+        {split: partial(read, split) for split in set(splits)},
+        lambda used: [unused] if "val" in splits and "test" in used else [],
+    )
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
 from coke.images.folder import SUFFIXES, find_folder, list_files
 from coke.images.image_set import ImageSet
-from coke.images.labels import align
-from coke.images.listing import DEFAULT_IMAGE, DEFAULT_LABEL, LISTS, TABLES, find_list, find_table
+from coke.images.listing import LISTS, TABLES, find_list, find_table
 from coke.images.parquet import find_parquet
 from coke.images.scan import scan
-from coke.images.sources import Found, Pixels, Rows
 from coke.images.splits import Splits, make_splits
-from coke.images.textures import CLASSES, textures
+from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
+from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
 
-TEXTURES = "textures"
 _NAME_AND_ROOT = re.compile(
     r"^(?P<name>[A-Za-z_][A-Za-z0-9_]+):(?P<root>.+)$"
 )  # two letters: C:\\ is a drive
@@ -53,7 +50,7 @@ def open_data(
     """
     if not 0 <= max_unreadable_share <= 1:
         raise DataError(f"max_unreadable_share must be in [0, 1], got {max_unreadable_share}")
-    found = _align(_drop_unasked(_find(data, label_column, image_column)))
+    found = _find(data, label_column, image_column).choose()
     if (image_column, label_column) != (DEFAULT_IMAGE, DEFAULT_LABEL) and not has_columns(data):
         raise DataError(f"{data} has no columns: image_column and label_column are of parquet and CSV")
     total = len(found.train.keys) + (len(found.query.keys) if found.query else 0)
@@ -72,12 +69,14 @@ def open_data(
 def find_rows(
     data: str | os.PathLike[str], *, image_column: str = "image", label_column: str = "label"
 ) -> list[Rows]:
-    """All images of ``data``, split after split, as they lie there: none is decoded. Raises as `open_data` does."""
-    found = _find(data, label_column, image_column)
-    return [part for part in (found.train, found.query) if part is not None]
+    """All images of ``data``, split after split, train first, as they lie there: none is decoded.
+
+    Splits that `open_data` would leave aside are there too. Raises as `open_data` does.
+    """
+    return _find(data, label_column, image_column).read_all()
 
 
-def _find(data: str | os.PathLike[str], label_column: str, image_column: str) -> Found:
+def _find(data: str | os.PathLike[str], label_column: str, image_column: str) -> Table:
     path = Path(data)
     if not path.exists():
         return _find_name(str(data))
@@ -108,22 +107,22 @@ def has_columns(data: str | os.PathLike[str]) -> bool:
     return path.is_file() and path.suffix.lower() in (*TABLES, ".parquet")
 
 
-def _find_name(data: str) -> Found:
+def _find_name(data: str) -> Table:
     """The embedded default or a torchvision data set; else the error for a path that is not there."""
-    if data == TEXTURES:
-        return _textures()
+    if data == NAME:
+        return find_textures()
     name = _NAME_AND_ROOT.match(data)
     if name:
         return find_torchvision(name["name"], Path(name["root"]))
     path = Path(data)
     above = path.parent
-    known = [TEXTURES]
+    known = [NAME]
     if above.is_dir():
         known += [str(above / entry.name) for entry in above.iterdir()]
     where = "" if above.is_dir() else f"; {_deepest(path)} is the part of it that exists"
     raise DataError(
         f"no such file or folder: {data}{did_you_mean(data, known)}{where}. Give a folder, a list "
-        f"(.txt, .csv), parquet, a torchvision data set as NAME:ROOT, or {TEXTURES!r}"
+        f"(.txt, .csv), parquet, a torchvision data set as NAME:ROOT, or {NAME!r}"
     )
 
 
@@ -135,39 +134,3 @@ def _kinds(folder: Path) -> tuple[bool, bool]:
     """Whether there are parquet files and images below a folder."""
     names = [name.lower() for name in list_files(folder)]
     return any(name.endswith(".parquet") for name in names), any(name.endswith(SUFFIXES) for name in names)
-
-
-def _textures() -> Found:
-    splits = []
-    for name, n_images, seed in (("train", 5000, 0), ("test", 1000, 1)):
-        pixels, labels = textures(n_images, seed=seed)
-        keys = [f"row {row}" for row in range(n_images)]
-        splits.append(Rows(f"{TEXTURES}, {name}", keys, Pixels(pixels), labels, list(CLASSES)))
-    return Found(splits[0], splits[1])
-
-
-def _drop_unasked(found: Found) -> Found:
-    """Leave the query split unread where probes cannot use it, and say so."""
-    if found.query is None or (found.query.labels is not None and found.train.labels is not None):
-        return found
-    remark = f"the {found.query_split} split has no labels and is not used"
-    if found.query.labels is not None:
-        remark = f"only the {found.query_split} split has labels, and probes need others to learn from"
-    return replace(found, query=None, remarks=(remark, *found.remarks))
-
-
-def _align(found: Found) -> Found:
-    """The same numbers for the same class names in both splits."""
-    train, query = found.train, found.query
-    if query is None or query.labels is None or query.classes is None or train.classes is None:
-        return found
-    labels, classes, added = align(train.classes, query.labels, query.classes)
-    remarks = found.remarks
-    if added:
-        remarks += (f"classes only in the {found.query_split} split: {', '.join(added)}",)
-    return replace(
-        found,
-        train=replace(train, classes=classes),
-        query=replace(query, labels=labels, classes=classes),
-        remarks=remarks,
-    )

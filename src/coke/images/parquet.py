@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,15 +22,31 @@ from torch import Tensor
 from coke.errors import DataError, did_you_mean
 from coke.images.labels import UNLABELLED, number_labels
 from coke.images.memory import require_memory
-from coke.images.names import split_of
-from coke.images.sources import Encoded, Found, Rows
+from coke.images.table import DEFAULT_IMAGE, Rows, Table, look_for_labels, row_keys, split_of
 
 _SHARD = re.compile(r"^(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})$")
-DEFAULT_LABEL = "label"
-DEFAULT_IMAGE = "image"
 
 
-def find_parquet(path: Path, *, image_column: str = "image", label_column: str = "label") -> Found:
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Encoded images in memory, a column of parquet: binary [N]; where it is null, a path below ``root``."""
+
+    content: pa.ChunkedArray
+    paths: pa.ChunkedArray | None
+    root: Path
+
+    def load(self, row: int) -> bytes:
+        """The bytes of a row, or of the file that the row names."""
+        content = self.content[row].as_py()
+        if content is not None:
+            return bytes(content)
+        path = self.paths[row].as_py() if self.paths is not None else None
+        if not path:
+            raise DataError("neither bytes nor a path")
+        return (self.root / path).read_bytes()
+
+
+def find_parquet(path: Path, *, image_column: str = "image", label_column: str = "label") -> Table:
     """The splits of a parquet file or of a folder of parquet files.
 
     A folder's files are told apart by name (``train-00000-of-00002.parquet``, ``test.parquet``) or by the
@@ -36,40 +54,32 @@ def find_parquet(path: Path, *, image_column: str = "image", label_column: str =
     `DataError` for missing shards, a file that is no parquet, no image column, labels of a wrong type, or too
     little memory.
     """
+
+    def reader(files: list[Path]) -> Callable[[str], Rows]:
+        return lambda name: _read(name, files, image_column, label_column)
+
     if path.is_file():
         shard = _SHARD.match(path.stem)
         name = f"{path.resolve().parent.name}, {shard['split']}" if shard else path.stem
-        rows, remarks = _read(name, [path], image_column, label_column)
-        return Found(rows, None, remarks=remarks)
-    files = sorted(path.rglob("*.parquet"))
-    splits: dict[str, list[Path]] = {}
-    unnamed: list[Path] = []
-    for file in files:
-        split = _split(file, path)
-        if split is None:
-            unnamed.append(file)
-        else:
-            splits.setdefault(split, []).append(file)
-    if not splits:
-        splits, unnamed = {"train": files}, []
-    for split, members in splits.items():
-        _check_shards(f"{path.name}, {split}", members)
-    if "train" not in splits:
+        return Table(name, {"": reader([path])})
+    splits: dict[str | None, list[Path]] = {}
+    for file in sorted(path.rglob("*.parquet")):
+        splits.setdefault(_split(file, path), []).append(file)
+    unnamed = splits.pop(None, [])
+    named = {split: files for split, files in splits.items() if split} or {"train": unnamed}
+    for split, files in named.items():
+        _check_shards(f"{path.name}, {split}", files)
+    if "train" not in named:
         raise DataError(
-            f"{path}: parquet files of {', '.join(sorted(splits))} but none of train; give one file, "
+            f"{path}: parquet files of {', '.join(sorted(named))} but none of train; give one file, "
             "or name the one to learn from train-00000-of-00001.parquet"
         )
-    rows, remarks = _read(f"{path.name}, train", splits["train"], image_column, label_column)
-    query, asked = None, "test"
-    for name in [name for name in ("test", "val") if name in splits]:
-        query, more = _read(f"{path.name}, {name}", splits[name], image_column, label_column)
-        asked, remarks = name, remarks + tuple(remark for remark in more if remark not in remarks)
-        if query.labels is not None:
-            break
-    if unnamed:
-        names = ", ".join(file.relative_to(path).as_posix() for file in unnamed)
-        remarks = (*remarks, f"not used, their names state no split: {names}")
-    return Found(rows, query, asked, remarks)
+    unused = ", ".join(file.relative_to(path).as_posix() for file in unnamed) if splits else ""
+    return Table(
+        path.name,
+        {split: reader(files) for split, files in named.items()},
+        lambda used: [f"not used, their names state no split: {unused}"] if unused else [],
+    )
 
 
 def _split(file: Path, root: Path) -> str | None:
@@ -78,34 +88,27 @@ def _split(file: Path, root: Path) -> str | None:
     return next((split for split in map(split_of, [file.stem, *folders]) if split), None)
 
 
-def _read(name: str, files: list[Path], image_column: str, label_column: str) -> tuple[Rows, tuple[str, ...]]:
-    """One split's rows, and remarks on columns that were guessed or not there."""
+def _read(name: str, files: list[Path], image_column: str, label_column: str) -> Rows:
+    """One split's rows, with remarks on columns that were guessed or not there."""
     schemas = [_schema(file) for file in files]
     image, remarks = _choose_image(files[0], schemas[0], image_column)
-    columns = [image]
-    if label_column in schemas[0].names:
-        columns.append(label_column)
-    elif label_column != DEFAULT_LABEL:
-        hint = did_you_mean(label_column, schemas[0].names)
-        raise DataError(f"{files[0]}: no column {label_column!r}{hint}; it has {', '.join(schemas[0].names)}")
-    else:
-        rest = ", ".join(column for column in schemas[0].names if column != image)
-        remarks += (f"no column {label_column!r} (other columns: {rest})",) if rest else ()
+    labelled, more = look_for_labels(files[0], schemas[0].names, label_column, image)
+    columns = [image, label_column] if labelled else [image]
     for file, schema in zip(files, schemas, strict=True):
         for column in columns:
             if column not in schema.names or schema.field(column).type != schemas[0].field(column).type:
                 raise DataError(f"{file}: column {column!r} is not as in {files[0].name}; make shards alike")
-    if len(columns) > 1:
+    if labelled:
         _check_label_type(files[0], schemas[0].field(label_column))
     instead = "use fewer shards, or keep the images as files in a folder"
     require_memory(encoded_bytes(files, image), f"{name}, encoded images", instead)
     table = pa.concat_tables([_table(file, columns) for file in files])
     content, paths = _content(table.column(image))
     labels, classes = None, None
-    if len(columns) > 1:
+    if labelled:
         labels, classes = _labels(table.column(label_column), schemas[0], label_column, str(files[0]))
-    keys = [f"row {row}" for row in range(table.num_rows)]
-    return Rows(name, keys, Encoded(content, paths, files[0].parent), labels, classes), remarks
+    source = Encoded(content, paths, files[0].parent)
+    return Rows(name, row_keys(table.num_rows), source, labels, classes, remarks + more)
 
 
 def _check_shards(name: str, files: list[Path]) -> None:

@@ -16,7 +16,7 @@ from coke.errors import DataError
 from coke.images.decode import Content, decode
 from coke.images.image_set import ImageSet, Unreadable
 from coke.images.memory import usable_cpus
-from coke.images.sources import Pixels, Rows
+from coke.images.table import Pixels, Rows
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""

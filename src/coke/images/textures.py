@@ -7,13 +7,16 @@ what differs between classes is local structure, which a convolutional network c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coke.errors import DataError
+from coke.images.table import Pixels, Rows, Table, row_keys
 
+NAME = "textures"
 CLASSES = ("stripes", "checks", "dots", "rings", "waves", "bars", "grids", "cells", "blobs", "hexagons")
 TINT = (1.0, 0.97, 0.9)
 """Warm paper, the same for all classes and images: colour carries no class."""
@@ -50,6 +53,16 @@ def textures(n_images: int, size: int = 24, seed: int = 0, difficulty: float = 0
     tinted = grey[:, None] * np.asarray(TINT, dtype=np.float32)[:, None, None]
     pixels = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
     return torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+
+
+def find_textures() -> Table:
+    """The embedded default: 5,000 images to learn from, 1,000 to ask probes about."""
+
+    def read(n_images: int, seed: int, name: str) -> Rows:
+        pixels, labels = textures(n_images, seed=seed)
+        return Rows(name, row_keys(n_images), Pixels(pixels), labels, list(CLASSES))
+
+    return Table(NAME, {"train": partial(read, 5000, 0), "test": partial(read, 1000, 1)})
 
 
 def _draw(pattern: _Pattern, n_images: int, size: int, random: np.random.Generator) -> np.ndarray:

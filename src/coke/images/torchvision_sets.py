@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from coke.errors import DataError, did_you_mean
 from coke.images.decode import Content
 from coke.images.labels import number_labels
-from coke.images.sources import Found, Rows
+from coke.images.table import Rows, Table, row_keys
 
 _TARGETS = ("targets", "labels", "_labels")
 
@@ -34,7 +33,7 @@ class Items:
             raise DataError(f"{type(error).__name__}: {error}") from error
 
 
-def find_torchvision(name: str, root: Path) -> Found:
+def find_torchvision(name: str, root: Path) -> Table:
     """The train split of a torchvision data set, and its test or val split where it has one.
 
     Splits are asked for as the class takes them: ``train=True``, or ``split="train"``; a class with neither
@@ -43,25 +42,21 @@ def find_torchvision(name: str, root: Path) -> Found:
     """
     build, parameters = _class(name)
     if "train" in parameters:
-        train, query, asked = (
-            _open(build, name, root, train=True),
-            _open(build, name, root, train=False),
-            "test",
-        )
+        opened = {split: _open(build, name, root, train=split == "train") for split in ("train", "test")}
     elif "split" in parameters:
-        train = _open(build, name, root, split="train")
-        query, asked = None, "test"
-        for asked in ("test", "val"):
-            query = _open_other(build, name, root, asked)
-            if query is not None:
+        opened = {"train": _open(build, name, root, split="train")}
+        for split in ("test", "val"):
+            try:
+                opened[split] = _open(build, name, root, split=split)
                 break
+            except DataError as error:
+                if not isinstance(error.__cause__, ValueError):  # with one the class says which splits it has
+                    raise
     else:
-        train, query, asked = _open(build, name, root), None, "test"
-    rows, remarks = _rows(f"{name}, train" if query is not None else name, train)
-    if query is None:
-        return Found(rows, None, remarks=remarks)
-    asked_rows, more = _rows(f"{name}, {asked}", query)
-    return Found(rows, asked_rows, asked, remarks + tuple(remark for remark in more if remark not in remarks))
+        opened = {"": _open(build, name, root)}
+    if set(opened) == {"train"}:
+        opened = {"": opened["train"]}
+    return Table(name, {split: partial(_rows, dataset) for split, dataset in opened.items()})
 
 
 def _class(name: str) -> tuple[Any, list[str]]:
@@ -107,45 +102,29 @@ def _open(build: Any, name: str, root: Path, **choice: Any) -> Any:
         ) from error
 
 
-def _open_other(build: Any, name: str, root: Path, split: str) -> Any | None:
-    """A split that the class may not have: None where it says so (a ValueError that names the choices)."""
+def _rows(dataset: Any, name: str) -> Rows:
+    keys, source = row_keys(len(dataset)), Items(dataset)
     try:
-        return _open(build, name, root, split=split)
+        labels, classes = number_labels(_targets(dataset), name)
     except DataError as error:
-        if isinstance(error.__cause__, ValueError):
-            return None
-        raise
+        return Rows(name, keys, source, remarks=(f"no labels: {error}",))
+    except Exception as error:  # each data set reads its files in its own way
+        return Rows(name, keys, source, remarks=(f"labels cannot be read ({type(error).__name__}: {error})",))
+    return Rows(name, keys, source, labels, _names(dataset, classes))
 
 
-def _rows(name: str, dataset: Any) -> tuple[Rows, tuple[str, ...]]:
-    count = len(dataset)
-    keys = [f"row {row}" for row in range(count)]
-    targets = next(
-        (found for found in (getattr(dataset, key, None) for key in _TARGETS) if _fits(found, count)), None
-    )
-    if targets is None:
-        try:
-            targets = [dataset[row][1] for row in range(count)]  # decodes every image once more
-        except Exception as error:
-            return Rows(name, keys, Items(dataset)), (
-                f"labels cannot be read ({type(error).__name__}: {error})",
-            )
-    values = targets.tolist() if hasattr(targets, "tolist") else list(targets)
-    try:
-        labels, classes = number_labels(values, name)
-    except DataError as error:
-        return Rows(name, keys, Items(dataset)), (f"no labels: {error}",)
-    return Rows(name, keys, Items(dataset), labels, _names(dataset, labels, classes)), ()
+def _targets(dataset: Any) -> Sequence[Any]:
+    """The target of each image: all at once where the data set holds them, else by decoding every image."""
+    for targets in (getattr(dataset, key, None) for key in _TARGETS):
+        if isinstance(targets, Sized) and len(targets) == len(dataset):
+            return targets.tolist() if hasattr(targets, "tolist") else list(targets)  # type: ignore[call-overload]
+    return [dataset[row][1] for row in range(len(dataset))]
 
 
-def _fits(targets: object, count: int) -> bool:
-    return isinstance(targets, Sized) and len(targets) == count
-
-
-def _names(dataset: Any, labels: Tensor | None, classes: list[str] | None) -> list[str] | None:
+def _names(dataset: Any, classes: list[str] | None) -> list[str] | None:
     """The data set's own names of its classes, where it has one for each number."""
     names = getattr(dataset, "classes", None)
-    if not isinstance(names, list | tuple) or labels is None or classes is None:
+    if not isinstance(names, list | tuple) or classes is None:
         return classes
     if not all(name.isdecimal() and int(name) < len(names) for name in classes):
         return classes
