@@ -62,9 +62,8 @@ def test_maps_are_an_eighth_of_the_image_and_figures_are_as_documented(name):
     documented = getattr(coke.backbones, name).__doc__
     assert f"{WIDTHS[name]:,} features" in documented
     figure = re.search(r"([\d.]+) ([MG])FLOP forward at 32 px", documented)
-    if figure:
-        expected = float(figure[1]) * {"M": 1e6, "G": 1e9}[figure[2]]
-        assert counter.get_total_flops() == pytest.approx(expected, rel=0.04)
+    expected = float(figure[1]) * {"M": 1e6, "G": 1e9}[figure[2]]
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.04)
 
 
 @pytest.mark.parametrize("name", NAMES)
