@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +18,8 @@ import timm
 import yaml
 
 import coke
-from coke.cli import main
+import coke.backbones
+from coke.cli import main, parser
 from coke.run import Run
 from coke.training.recipes import RECIPES
 from tiny_runs import write_textures
@@ -60,6 +64,30 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["code 0", "loaded []"]
     assert ("usage: coke" if "--help" in words else f"coke {coke.__version__}") in done.stdout
+
+
+def help_of(*words: str) -> str:
+    """What --help prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return said.getvalue()
+
+
+def test_help_leads_from_one_verb_to_the_next() -> None:
+    """The first page has a way through them; each verb has an example that parses, and names another verb."""
+    verbs = re.findall(r"^    (\w+) {2,}\w", help_of(), re.M)
+    assert verbs == ["pretrain", "evaluate", "recipes", "embed", "predict", "cluster", "assign"]
+    pages = {verb: help_of(verb) for verb in verbs}
+    for page in (help_of(), *pages.values()):
+        assert max(map(len, page.splitlines())) <= 120
+        for words in re.findall(r"^(?: +|(?!usage)\w+: +)coke (\w+ [^;,\n]*?)(?: {3,}.*|,.*)?$", page, re.M):
+            _, rest = parser().parse_known_args(shlex.split(words))
+            assert not [word for word in rest if word.startswith("-")]
+    for verb, page in pages.items():
+        epilog = page[-500:]
+        assert f"coke {verb} " in epilog
+        assert any(f"coke {other}" in epilog for other in verbs if other != verb)
+    assert all(f"coke {verb}" in help_of() for verb in verbs if verb != "assign")
 
 
 def test_words_in_any_order(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +185,10 @@ def test_malformed_command_lines(words: list[str], capsys: pytest.CaptureFixture
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(RECIPES)
+    recipes, networks = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    assert [line.split()[0] for line in recipes] == list(RECIPES)
+    assert sorted(line.split()[0] for line in networks[1:]) == sorted(timm.list_models("coke_*"))
+    assert all("features, " in line and "FLOP forward at 32 px" in line for line in networks[1:])
     required = {"textures", "cifar10", "cifar10-2view", "cifar10-multicrop", "auto"}
     assert required | {f"imagenet-{views}" for views in ("1view", "2view", "multicrop")} <= set(RECIPES)
     assert "did you mean 'cifar10'?" in refused(capsys, "recipes", "cifar1")
@@ -193,7 +223,8 @@ def test_dry_run_writes_nothing(
         "images: 200 readable, 1 unreadable",
         "16 x 16 px; held in memory",
         "splits: no labels: no probes",
-        "K = 2, 3",
+        "K = 7, 9, 12",
+        "because: 200 images are few: below 5,000 a network hardly learns from scratch",
         "memory beside network and optimizer: images 0.1 MiB",
         "s per epoch measured on cpu",
         "3 epochs in about",

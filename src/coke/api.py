@@ -71,7 +71,7 @@ def pretrain(
         ['raw pixels', 'trained', 'untrained']
     """
     from coke.training.plan import default_folder, make_plan
-    from coke.training.session import check_folder, start, write_outputs
+    from coke.training.session import check_folder, is_written, mark_written, start, write_outputs
 
     _check_data(data)
     if isinstance(backbone, str):
@@ -94,15 +94,18 @@ def pretrain(
         training = start(plan, run, backbone=backbone, resume=resume, console=console)
         try:
             training.fit(run)
-            write_outputs(run, training)
+            written = is_written(run, training)
+            if not written:
+                write_outputs(run, training)
         except DivergedError:
             if distributed.rank() == 0:
                 write_report(run, plan.splits.train)
             raise
         finally:
             training.logbook.close()
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and not written:
             finish(run, plan.splits, training.config, backbone=backbone, console=console)
+            mark_written(run, training)
         distributed.barrier()
     return run
 

@@ -141,13 +141,13 @@ def coke_resnet18_small(pretrained: bool = False, **words: Any) -> Any:
 
 @register_model
 def coke_resnet34_small(pretrained: bool = False, **words: Any) -> Any:
-    """ResNet-34 with the 3 x 3 stem: 512 features."""
+    """ResNet-34 with the 3 x 3 stem: 512 features, 2.3 GFLOP forward at 32 px."""
     return _resnet("coke_resnet34_small", pretrained, BasicBlock, (3, 4, 6, 3), words)
 
 
 @register_model
 def coke_resnet50_small(pretrained: bool = False, **words: Any) -> Any:
-    """ResNet-50 with the 3 x 3 stem: 2,048 features."""
+    """ResNet-50 with the 3 x 3 stem: 2,048 features, 2.6 GFLOP forward at 32 px."""
     return _resnet("coke_resnet50_small", pretrained, Bottleneck, (3, 4, 6, 3), words)
 
 

@@ -16,6 +16,16 @@ from collections.abc import Sequence
 from coke import __version__, cluster_cli, model_cli
 from coke.errors import CokeError, ConfigError
 
+FIRST_STEPS = """\
+from a folder to answers:
+  coke pretrain photos --dry-run                 what would happen, and how long it takes
+  coke pretrain photos max_minutes=30            learn; runs/photos/report.html says whether it did
+  coke evaluate runs/photos --data labelled      its scores, where there are labels
+  coke embed runs/photos photos --out photos.parquet
+  coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
+  coke predict runs/photos new-photos --out new.parquet
+
+each verb says more: coke pretrain --help; coke recipes lists settings and networks"""
 _KEY = re.compile(r"([A-Za-z_][\w.]*)?=")  # =value is no DATA either: it lacks its key
 
 
@@ -58,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="coke",
         description="Learn image representations by online constrained k-means, and cluster under size bounds.",
+        epilog=FIRST_STEPS,
     )
     top.add_argument("--version", action="version", version=f"coke {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -67,8 +78,12 @@ def parser() -> argparse.ArgumentParser:
         help="learn a backbone from unlabelled images",
         description="Learn a backbone from unlabelled images. Without DATA: ten procedural textures, under three "
         "minutes on two CPU cores.",
-        epilog="key=value changes any key that `coke recipes NAME` shows, nested ones with dots: "
-        "epochs=50 n_clusters=[100,200] objective.temperature=0.2 views.0.crop=[0.2,1]",
+        epilog="""\
+key=value changes any key that `coke recipes NAME` shows, nested ones with dots:
+  coke pretrain photos epochs=50 n_clusters=[100,200] objective.temperature=0.2 views.0.crop=[0.2,1]
+
+first:  coke pretrain photos --dry-run
+next:   coke evaluate runs/photos, or coke embed runs/photos photos --out photos.parquet""",
     )
     pretrain.add_argument(
         "words",
@@ -89,7 +104,15 @@ def parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--dry-run", action="store_true", help="say what would happen, and stop")
     pretrain.set_defaults(run=_pretrain)
 
-    evaluate = verbs.add_parser("evaluate", help="score a finished run with labels")
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="score a finished run with labels",
+        description="Score a finished run with labels: k-NN, linear probe and clusters, beside raw pixels and the "
+        "untrained network.",
+        epilog="""\
+example:  coke evaluate runs/photos --data labelled
+next:     coke embed runs/photos photos --out photos.parquet""",
+    )
     evaluate.add_argument("folder", metavar="RUN", help="the run folder")
     evaluate.add_argument("--data", metavar="DATA", help="other images, or the new place of the same")
     evaluate.add_argument(
@@ -99,7 +122,14 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    recipes = verbs.add_parser("recipes", help="what recipes there are; with a name, its configuration")
+    recipes = verbs.add_parser(
+        "recipes",
+        help="what recipes and networks there are; with a name, its configuration",
+        description="What recipes there are, and coke's own networks; with a recipe's name, its configuration.",
+        epilog="""\
+example:  coke recipes auto
+next:     coke pretrain photos --recipe auto --dry-run""",
+    )
     recipes.add_argument("name", nargs="?", metavar="NAME")
     recipes.add_argument(
         "--schema",
@@ -110,7 +140,16 @@ def parser() -> argparse.ArgumentParser:
 
     model_cli.add_verbs(verbs)
     cluster_cli.add_verbs(verbs)
+    for one in (top, *verbs.choices.values()):
+        one.formatter_class = _Help
     return top
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps what is one paragraph, and keeps lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -171,14 +210,18 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from coke.training.recipes import RECIPES, find_recipe
+    from coke.training.recipes import RECIPES, find_recipe, own_backbones
 
     if options.name is None:
         if options.schema:
             raise ConfigError("--schema goes with the name of a recipe, whose figures are the defaults")
-        width = max(map(len, RECIPES))
+        backbones = own_backbones()
+        width = max(map(len, [*RECIPES, *backbones]))
         for recipe in RECIPES.values():
             print(f"{recipe.name:{width}}  {recipe.summary}")
+        print("\nnetworks for small images, beside all of timm's (backbone=NAME):")
+        for name, summary in backbones.items():
+            print(f"{name:{width}}  {summary}")
         return 0
     recipe = find_recipe(options.name)
     from coke.training.auto import template

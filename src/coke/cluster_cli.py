@@ -15,7 +15,11 @@ def add_verbs(verbs: Any) -> None:
         "cluster",
         help="cluster vectors, with sizes that hold",
         description="Cluster vectors by k-means whose cluster sizes hold, and say how far from optimal it can be.",
-        epilog="With several processes or machines: torchrun --nproc-per-node=4 -m coke cluster ...",
+        epilog="""\
+example:  coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
+next:     coke assign clusters.safetensors new.parquet --out new-clusters.parquet
+before:   coke embed, for images
+With several processes or machines: torchrun --nproc-per-node=4 -m coke cluster ...""",
     )
     add = cluster.add_argument
     add("--k", type=int, metavar="K", help="how many clusters")
@@ -40,6 +44,9 @@ def add_verbs(verbs: Any) -> None:
         help="put other vectors into the clusters of an earlier run",
         description="Put other vectors into the clusters of an earlier run: each into the nearest, or, where sizes "
         "are given, so that these hold among the new vectors.",
+        epilog="""\
+example:  coke assign clusters.safetensors new.parquet --out new-clusters.parquet --max-size-ratio 2
+before:   coke cluster, or coke pretrain, which write clusters.safetensors; coke predict is for images""",
     )
     assign.add_argument(
         "file", type=Path, metavar="FILE", help="what `coke cluster` or `coke pretrain` wrote"

@@ -16,8 +16,10 @@ def add_verbs(verbs: Any) -> None:
         help="features of images, into a file that `coke cluster` takes",
         description="Write the features of every image of DATA, in order, with its key. Asked for the same again, "
         "an interrupted one goes on where it was.",
-        epilog="coke embed runs/birds photographs --out birds.parquet; coke cluster birds.parquet --k 100 --metric "
-        "cosine --out clusters.parquet",
+        epilog="""\
+examples:  coke embed runs/photos photos --out photos.parquet
+           coke embed resnet18 photos --weights resnet18.safetensors --out photos.parquet
+next:      coke cluster photos.parquet --k 20 --metric cosine --out clusters.parquet""",
     )
     embed.add_argument("model", metavar="RUN|NAME", help="a run folder, or the name of any of timm's models")
     add = embed.add_argument
@@ -38,7 +40,9 @@ def add_verbs(verbs: Any) -> None:
         help="which of a run's clusters other images belong to",
         description="Put every image of DATA into the clusters of a run, by the run's numbers: each into the nearest, "
         "or, where sizes are given, so that these hold among the new images.",
-        epilog="coke predict runs/birds new-photographs --out clusters.parquet --max-size-ratio 2",
+        epilog="""\
+example:  coke predict runs/photos new-photos --out new.parquet --max-size-ratio 2
+before:   coke pretrain photos, whose clusters these are""",
     )
     predict.add_argument("model", metavar="RUN", help="a run folder")
     _add_common(predict, ".parquet: key, and per head cluster, score, margin, second")

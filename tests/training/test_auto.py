@@ -1,5 +1,6 @@
 """What the data decides, that users win over it, and that it says why."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from coke.errors import BoundsError, ConfigError, DataError
 from coke.images.image_set import ImageSet
 from coke.images.table import Pixels
 from coke.method.dual_step import CLIMB, LARGEST_HIT
-from coke.training.auto import IMAGES_PER_CLUSTER, resolve
+from coke.training.auto import CPU_MINUTES, FEW_IMAGES, IMAGES_PER_CLUSTER, resolve
 from coke.training.config import chosen
 from coke.training.recipes import RECIPES
 
@@ -30,6 +31,17 @@ def images(n, sizes=((32, 32),)):
     )
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as far as anybody asks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def auto(split, **overrides):
     return resolve(chosen({**RECIPES["auto"].settings, "recipe": "auto", "data": "x"}, overrides), split)
 
@@ -47,14 +59,70 @@ def test_any_number_of_images_has_settings_that_hold(n):
         assert hit <= LARGEST_HIT * 1.001
 
 
+@pytest.mark.usefixtures("gpu")
 def test_cifar_sized_data_get_what_is_known_to_learn():
     config = auto(images(50_000)).config
     assert config.batch_size == 128
     assert 150 <= config.n_clusters[0] <= 200
     assert config.learning_rate == pytest.approx(0.06)
     assert config.backbone == "coke_resnet18_small"
+    assert (config.epochs, config.max_minutes) == (200, None)
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_a_cpu_gets_what_it_can_train():
+    """By the same images and keys, without a GPU or where it is not to be used."""
+    result = auto(images(5000))
+    assert (result.config.backbone, result.config.max_minutes) == ("coke_conv5_w24", CPU_MINUTES)
+    said = "\n".join(result.reasons)
+    assert "backbone coke_conv5_w24: the device is a CPU; coke_resnet18_small learns more" in said
+    assert f"max_minutes {CPU_MINUTES}: as many epochs as a CPU has time for" in said
+    photographs = auto(images(300_000, ((375, 500),)))
+    assert (photographs.config.backbone, photographs.config.image_size) == ("resnet18", 128)
+    assert "view size 128 px: the median of the images' shorter sides is 375 px, and a CPU" in "\n".join(
+        photographs.reasons
+    )
+    assert auto(images(5000), epochs=30).config.max_minutes is None  # all of them, however long it takes
+    assert auto(images(5000), max_minutes=3).config.max_minutes == 3
+    assert auto(images(5000), accelerator="cuda").config.backbone == "coke_resnet18_small"
+    assert auto(images(5000, ((375, 500),)), **{"views.size": 32}).config.backbone == "coke_conv5_w24"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_cpu_beside_a_gpu_is_a_cpu():
+    assert auto(images(5000), accelerator="cpu").config.backbone == "coke_conv5_w24"
+    assert auto(images(5000)).config.backbone == "coke_resnet18_small"
+
+
+def test_clusters_grow_like_the_square_root_until_they_are_large_enough():
+    """Half the root of N, and from 20,000 images on as was learned on CIFAR-10; never fewer for more images."""
+    heads = {n: auto(images(n)).config.n_clusters for n in (10, 262, 1000, 5000, 20_000, 21_000, 50_000)}
+    assert heads[10] == (2, 3)
+    assert heads[262] == (8, 11, 13)
+    assert heads[5000] == (35, 47, 58)
+    assert heads[50_000][0] == round(50_000 / IMAGES_PER_CLUSTER)
+    assert heads[20_000][0] == round(math.sqrt(20_000) / 2)
+    assert list(heads.values()) == sorted(heads.values())
+
+
+@pytest.mark.parametrize(
+    ("n", "overrides", "few"),
+    [
+        (262, {}, True),
+        (FEW_IMAGES - 1, {}, True),
+        (FEW_IMAGES, {}, False),
+        (262, {"init": "resnet18"}, False),
+    ],
+)
+def test_few_images_are_said_to_be_few_and_what_can_work(n, overrides, few):
+    said = [reason for reason in auto(images(n), **overrides).reasons if "images are few" in reason]
+    assert len(said) == few
+    assert all(
+        word in line for line in said for word in ("init=NAME", "more images", "coke embed", "coke cluster")
+    )
+
+
+@pytest.mark.usefixtures("gpu")
 def test_a_million_images_get_the_published_batch_and_heads():
     one = images(1)
     split = ImageSet(
@@ -69,6 +137,7 @@ def test_a_million_images_get_the_published_batch_and_heads():
     assert config.dual_lr[0] == pytest.approx(20, rel=0.06)
 
 
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("sizes", "size", "backbone"),
     [
@@ -95,7 +164,10 @@ def test_reasons_name_every_figure():
     assert f"backbone {config.backbone}" in said
     assert f"batch {config.batch_size}: {-(-5000 // config.batch_size)} steps an epoch" in said
     assert "K = " + ", ".join(map(str, config.n_clusters)) in said
-    assert f"about {IMAGES_PER_CLUSTER} images a cluster of 5,000" in said
+    assert f"about {5000 / config.n_clusters[0]:.0f} images a cluster of 5,000, half the square root" in said
+    assert f"images a cluster of 50,000, one for {IMAGES_PER_CLUSTER}" in "\n".join(
+        auto(images(50_000)).reasons
+    )
     assert f"learning rate {config.learning_rate:g}" in said
     assert "dual step " + ", ".join(f"{eta:g}" for eta in config.dual_lr) in said
     climb = config.dual_lr[0] / config.batch_size * 0.4 * 5000 / config.n_clusters[0]
@@ -128,7 +200,9 @@ def test_what_is_given_is_taken_and_not_explained():
     assert (config.dual_lr, config.learning_rate) == ((2.0, 2.0), 0.3)
     assert (config.mean, config.std) == ((0.1,) * 3, (1.0,) * 3)
     assert (config.views[0].size, config.backbone) == (20, "resnet50")
-    assert [line for line in result.reasons if not line.startswith("objective.")] == []
+    assert [
+        line for line in result.reasons if not line.startswith(("objective.", "500 images are few"))
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from coke.errors import ConfigError
 from coke.images.views import View
 from coke.method.objective import Objective
 from coke.model.files import Preprocessing, write_backbone
-from coke.training.backbone import check_backbone, load_backbone, make_backbone
+from coke.training.backbone import check_architecture, check_backbone, load_backbone, make_backbone
 from coke.training.config import Config
+from coke.training.plan import make_plan
 
 NAMES = timm.list_models("coke_*")
 WIDTHS = {
@@ -61,9 +62,8 @@ def test_maps_are_an_eighth_of_the_image_and_figures_are_as_documented(name):
     documented = getattr(coke.backbones, name).__doc__
     assert f"{WIDTHS[name]:,} features" in documented
     figure = re.search(r"([\d.]+) ([MG])FLOP forward at 32 px", documented)
-    if figure:
-        expected = float(figure[1]) * {"M": 1e6, "G": 1e9}[figure[2]]
-        assert counter.get_total_flops() == pytest.approx(expected, rel=0.04)
+    expected = float(figure[1]) * {"M": 1e6, "G": 1e9}[figure[2]]
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.04)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,3 +148,41 @@ def test_timms_words_are_honoured(name, tmp_path):
         timm.create_model(name, pretrained=True)
     with pytest.raises(TypeError, match="nonsense"):
         timm.create_model(name, nonsense=3)
+
+
+def test_patches_that_leave_pixels_over_are_refused_with_what_fits():
+    fits = config("vit_tiny_patch16_224", views=(View(size=48),))
+    assert check_backbone(make_backbone(fits), fits) == 192
+    check_architecture(fits)
+    for name, size, said in (
+        (
+            "vit_tiny_patch16_224",
+            56,
+            "views of 56 px cannot be cut into vit_tiny_patch16_224's patches of 16 px",
+        ),
+        ("mixer_s16_224", 56, "choose views.size=48 or 64"),
+        ("vit_small_patch14_dinov2", 10, "patches of 14 px: choose views.size=14"),
+        ("xcit_nano_12_p16_224", 20, "xcit_nano_12_p16_224 cannot be made for views of 20 px: .*patch_size"),
+        ("convnext_tiny", 20, "the backbone does not take images of 20 px"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_architecture(config(name, views=(View(size=size),)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"backbone": "resnet81"}, "unknown backbone 'resnet81'"),
+        (
+            {"backbone": "vit_tiny_patch16_224", "views.size": 20},
+            "patches of 16 px: choose views.size=16 or 32",
+        ),
+        (
+            {"backbone": "vit_tiny_patch16_224", "views": [{"size": 48}, {"size": 32}]},
+            "does not take images of 32 px",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_images_are_read(overrides, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        make_plan(tmp_path / "no such folder", "auto", overrides)

@@ -149,6 +149,54 @@ def test_finished_run_is_resumed_without_training(images: Path, tmp_path: Path) 
     assert run.report.is_file()
 
 
+def test_a_finished_run_says_that_nothing_is_left_and_stays_as_it_is(images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path / "run", epochs=2)
+    written = {
+        file: file.stat().st_mtime_ns for file in (run.backbone, run.clusters, run.assignments, run.report)
+    }
+    again = train(images, run.path, backbone=tiny(2), resume=True, epochs=2)
+    assert again.metrics("event")[-1]["text"] == (
+        "nothing is left to do: all 2 epochs are done; more of them, as epochs=4, go on"
+    )
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    more = train(images, run.path, backbone=tiny(2), resume=True, epochs=3)
+    assert "1 of 3 epochs are left" in [record["text"] for record in more.metrics("event")]
+    assert run.report.stat().st_mtime_ns > written[run.report]
+    assert run.environment["finished_epochs"] == 3
+
+
+def test_epochs_never_fall_below_what_is_done(images: Path, tmp_path: Path) -> None:
+    """Refused with the folder as it was; the number that is done ends the run there."""
+    run = Run(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(images, run.path, backbone=tiny(1, interrupt_at=3 * N_STEPS))
+    before = run.config_file.read_bytes()
+    with pytest.raises(
+        ResumeError, match=r"epochs=2 is fewer than the 3 that are done or begun: .* epochs=3"
+    ):
+        train(images, run.path, resume=True, epochs=2)
+    assert run.config_file.read_bytes() == before
+    ended = train(images, run.path, backbone=tiny(2), resume=True, epochs=3)
+    assert len(ended.metrics("epoch")) == ended.config["epochs"] == 3
+    assert ended.report.is_file()
+
+
+def test_the_first_command_is_kept(
+    images: Path, one_step: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(shutil.copytree(one_step.path, tmp_path / "run"))
+    first = run.environment["command"]
+    kept = run.environment
+    del kept["commands"]  # as an older coke wrote it
+    run.write_json(run.environment_file, kept)
+    monkeypatch.setattr("sys.argv", ["coke", "pretrain", "--resume"])
+    with pytest.raises(Stopped):
+        train(images, run.path, backbone=tiny(2, interrupt_at=1), resume=True)
+    train(images, run.path, backbone=tiny(3), resume=True)
+    assert run.environment["command"] == first
+    assert run.environment["commands"] == [first, *["coke pretrain --resume"] * 2]
+
+
 def test_what_may_change_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Place of the data, workers and logging change nothing, and the record says that they changed."""
     images = write_textures(tmp_path / "images", mixed=True)
@@ -362,6 +410,8 @@ def test_more_minutes(images: Path, tmp_path: Path) -> None:
     assert n_epochs < 900
     again = train(images, tmp_path, backbone=tiny(2), resume=True, epochs=2000, max_minutes=1e-3)
     assert len(again.metrics("epoch")) == n_epochs
+    spent = f"max_minutes=0.001 is spent after {n_epochs} of 2000 epochs; more minutes go on"
+    assert again.metrics("event")[-1]["text"] == f"nothing is left to do: {spent}"
     final = train(images, tmp_path, backbone=tiny(2), resume=True, epochs=n_epochs + 4, max_minutes=10)
     assert len(final.metrics("epoch")) == n_epochs + 4
     assert final.metrics("step")[-1]["learning_rate"] < 0.1 * SETTINGS["learning_rate"]

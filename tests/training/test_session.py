@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ import coke
 from coke.errors import ConfigError
 from coke.run import Run
 from coke.training import checkpoint
+from coke.training.auto import check_settings
+from coke.training.config import chosen
+from coke.training.dry_run import describe
 from coke.training.monitor import Monitor
+from coke.training.schedule import faster
 from tiny_runs import SETTINGS, Tiny, tiny, write_textures
 
 
@@ -65,9 +70,50 @@ def test_enough_time_changes_nothing(images: Path, tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_too_little_time(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"max_minutes=0.001 is too short: one epoch takes \d"):
+def test_too_little_time_names_the_way_out(images: Path, tmp_path: Path) -> None:
+    """And minutes that are enough for one epoch are enough."""
+    with pytest.raises(ConfigError, match=r"max_minutes=0.001 is too short: one epoch takes \d") as refused:
         train(images, tmp_path, Slow(0.05), max_minutes=0.001)
+    said = re.search(r"max_minutes=([\d.]+) is enough for one, ([\d.]+) for 20", str(refused.value))
+    assert said
+    assert "less time is taken with a smaller backbone or fewer images" in str(refused.value)
+    run = train(images, tmp_path, Slow(0.05), max_minutes=float(said[1]), epochs=40)
+    assert 2 <= len(run.metrics("epoch")) <= 4
+    (few,) = [record["text"] for record in run.metrics("event") if "of 40 epochs" in record["text"]]
+    assert "of 40 epochs: too few to learn much; more fit with a smaller backbone or fewer images" in few
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "said"),
+    [
+        ("coke_resnet18_small", 32, "backbone=coke_conv5_w24 or fewer images"),
+        ("coke_conv5_w24", 64, "views.size=32, backbone=coke_conv5_w16 or fewer images"),
+        ("coke_conv5_w16", 32, "fewer images"),
+        ("resnet50", 224, "views.size=112, backbone=resnet18 or fewer images"),
+        ("resnet18", 128, "views.size=64, backbone=coke_conv5_w24 beside it or fewer images"),
+    ],
+)
+def test_what_makes_an_epoch_shorter(backbone: str, size: int, said: str) -> None:
+    config = check_settings(
+        chosen({"recipe": "auto", "data": "x", "views": [{"size": size}], "backbone": backbone})
+    )
+    assert faster(config) == said
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_the_run_says_the_time_that_the_dry_run_says(images: Path, tmp_path: Path, limited: bool) -> None:
+    """The same sentence, by the same trial; without a limit by the first epoch, which is about as long."""
+    words = {**SETTINGS, "backbone": "coke_conv5_w16", "epochs": 4} | ({"max_minutes": 5} if limited else {})
+    sentence = (
+        r"time: ([\d.]+) s per epoch measured on cpu \(\d+ threads\), 4 epochs in about ([\d.]+) minutes"
+    )
+    (foretold,) = [
+        found for line in describe(str(images), None, words) if (found := re.match(sentence, line))
+    ]
+    run = coke.pretrain(images, out=tmp_path, overrides=words)
+    said = [re.match(sentence, record["text"]) for record in run.metrics("event")]
+    (told,) = [found for found in said if found]
+    assert told[0].split(",")[1:] == foretold[0].split(",")[1:]  # minutes, to a tenth
 
 
 def test_folder_after_too_little_time_can_be_used(images: Path, tmp_path: Path) -> None:

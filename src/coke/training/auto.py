@@ -5,9 +5,12 @@ Each decision comes with its reason in words, which ``--dry-run`` shows and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from coke.errors import ConfigError, DataError
 from coke.images import ImageSet
@@ -18,6 +21,11 @@ from coke.training.recipes import RECIPES, Recipe
 from coke.training.settings import places
 
 IMAGES_PER_CLUSTER = 285  # learned on CIFAR-10 (method section 7): 50,000 images in 150 to 200 clusters
+FEW_IMAGES = (
+    5_000  # below it a network hardly learns from scratch (docs/log.md, "How many clusters for few images")
+)
+CPU_MINUTES = 60  # of training, where nobody says how many epochs
+CPU_SIDE = 128  # px, the largest view that a CPU gets by itself
 SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
 SMALLEST_STD = 1e-3  # what images without contrast are divided by
 STAND_INS: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.2] * 3, "backbone": "", "dual_lr": 1.0}
@@ -55,15 +63,28 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
         count = "one image is" if n_images else "no images are"
         raise DataError(f"{images.name}: {count} not enough, clustering needs at least two")
 
+    cpu = given.accelerator == "cpu" or (given.accelerator == "auto" and not torch.cuda.is_available())
     side = int(images.sizes.min(dim=1).values.median())
-    size = max(8, side) if side <= SMALL_IMAGE else min(224, side // 32 * 32)
-    if size <= SMALL_IMAGE:
-        backbone, why = "coke_resnet18_small", f"images of at most {SMALL_IMAGE} px need a 3 x 3 stem"
+    size = max(8, side) if side <= SMALL_IMAGE else min(CPU_SIDE if cpu else 224, side // 32 * 32)
+    limit = f", and a CPU takes its time beyond {CPU_SIDE} px" if cpu and side >= CPU_SIDE + 32 else ""
+    settle(
+        "views.size",
+        size,
+        f"view size {size} px: the median of the images' shorter sides is {side} px{limit}",
+    )
+    view = check_settings(settled).large_views[0]
+    small = view.size <= SMALL_IMAGE
+    if small:
+        backbone, why = "coke_resnet18_small", f"views of at most {SMALL_IMAGE} px need a 3 x 3 stem"
+        if cpu:
+            why = f"the device is a CPU; {backbone} learns more, by 40 times the arithmetic"
+            backbone = "coke_conv5_w24"
+    elif cpu:
+        backbone, why = "resnet18", "a CPU is too slow for a larger network"
     elif n_images < 200_000:
         backbone, why = "resnet18", f"{n_images:,} images are too few for a larger network"
     else:
         backbone, why = "resnet50", f"{n_images:,} images"
-    settle("views.size", size, f"view size {size} px: the median of the images' shorter sides is {side} px")
     if given.init and settled["backbone"] is None:
         started = find_init(given.init).architecture
         if started is None:
@@ -84,10 +105,8 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             reasons.append("the last fifth of the epochs averages centers and labels")
         settled["objective"] = {**recipe["objective"], **settled.get("objective", {})}
 
-    view = check_settings(settled).large_views[0]
-    small = view.size <= SMALL_IMAGE  # which gained from losses beyond the paper (docs/log.md)
     upright = small and settled["backbone"] == backbone and view.rotation < 45
-    if small:
+    if small:  # which gained from losses beyond the paper (docs/log.md)
         why = "without it small images' features fall into few dimensions"
         settle("objective.decorrelation", 0.01, f"objective.decorrelation 0.01: {why}")
     if upright:
@@ -109,14 +128,20 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             f"batch_size={batch_size} does not fit {n_images:,} images: choose 2 ... {n_images}"
         )
 
-    smallest = min(3000, max(2, round(n_images / IMAGES_PER_CLUSTER)))
+    by_root = math.sqrt(n_images) / 2  # to look at: tens of images in each of tens of clusters
+    smallest = min(3000, max(2, round(max(n_images / IMAGES_PER_CLUSTER, by_root))))
     proportions = sorted({smallest, round(smallest * 4 / 3), round(smallest * 5 / 3)})
     heads = [k for k in proportions if 2 * k <= n_images] or [1]
     settle(
         "n_clusters",
         heads,
-        f"K = {_listed(heads)}: about {IMAGES_PER_CLUSTER} images a cluster of {n_images:,} "
-        "(at most 3,000; heads in the published proportions 3 : 4 : 5)",
+        f"K = {_listed(heads)}: about {n_images / heads[0]:.0f} images a cluster of {n_images:,}, "
+        + (
+            "half the square root of their number"
+            if by_root > n_images / IMAGES_PER_CLUSTER
+            else f"one for {IMAGES_PER_CLUSTER}, at most 3,000"
+        )
+        + " (heads in the published proportions 3 : 4 : 5)",
     )
     heads, ratio = settled["n_clusters"], given.min_size_ratio
     for n_clusters in heads:
@@ -140,6 +165,11 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
     )
 
     epochs = 200 if n_images < 1_000_000 else 400
+    if settled["epochs"] is None and cpu and given.max_minutes is None:
+        settled["max_minutes"] = CPU_MINUTES
+        reasons.append(
+            f"max_minutes {CPU_MINUTES}: as many epochs as a CPU has time for; epochs=NUMBER takes as long as it takes"
+        )
     settle("epochs", epochs, f"{epochs} epochs: 200 below a million images, 400 from there on")
 
     for key, measured, least in (("mean", images.mean, 0.0), ("std", images.std, SMALLEST_STD)):
@@ -150,6 +180,12 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
         elif min(measured) < least:
             reason += f"; {least:g} stands for 0 in channels without contrast"
         settle(key, statistics, reason)
+    if n_images < FEW_IMAGES and not given.init:
+        reasons.append(
+            f"{n_images:,} images are few: below {FEW_IMAGES:,} a network hardly learns from scratch; what can work: "
+            "init=NAME, a start from weights of timm's on this machine; more images; "
+            "`coke embed NAME DATA`, by such weights alone, then `coke cluster`"
+        )
     return Resolved(Config(**settled), reasons)
 
 

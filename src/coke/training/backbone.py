@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from coke.errors import ConfigError
@@ -27,10 +28,31 @@ def load_backbone(config: Config, weights: Path, module: nn.Module | None = None
     return load_weights(make_backbone(config) if module is None else module, weights, "backbone")
 
 
+def check_architecture(config: Config) -> None:
+    """Refuse a name that timm does not know, and views that its model does not take: by shapes alone, before any work.
+
+    A model that cannot be laid out without memory is left to `check_backbone`.
+    """
+    from coke.backbones import create
+
+    try:
+        with torch.device("meta"):
+            backbone = create(config.backbone, config.image_size)
+        check_backbone(backbone, config)
+    except ConfigError as error:
+        if "meta" not in str(error.__cause__):
+            raise
+    except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+        if "meta" not in str(error):
+            raise ConfigError(
+                f"{config.backbone} cannot be made for views of {config.image_size} px: {error}"
+            ) from error
+
+
 def check_backbone(backbone: nn.Module, config: Config) -> int:
     """F of the backbone; refuses view sizes that it does not take."""
     sizes = {view.size for view in [*config.large_views, *config.small_views]}
-    n_features = max(count_features(backbone, size) for size in sizes)
+    n_features = max(_count_features(backbone, size, config.backbone) for size in sizes)
     if config.objective.rotation > 0:
         try:
             count_features(backbone, config.image_size // 2)
@@ -39,6 +61,21 @@ def check_backbone(backbone: nn.Module, config: Config) -> int:
                 f"objective.rotation looks at copies of half the view's size, and {error}: set objective.rotation=0"
             ) from error
     return n_features
+
+
+def _count_features(backbone: nn.Module, size: int, name: str) -> int:
+    """F; refuses patches that leave pixels over, which timm would not look at."""
+    for part in ("patch_embed", "stem"):
+        cut = getattr(getattr(backbone, part, None), "proj", None)
+        if isinstance(cut, nn.Conv2d) and cut.kernel_size == cut.stride and size % cut.stride[0]:
+            patch = cut.stride[0]
+            fits = " or ".join(
+                str(side) for side in (size // patch * patch, -(-size // patch) * patch) if side
+            )
+            raise ConfigError(
+                f"views of {size} px cannot be cut into {name}'s patches of {patch} px: choose views.size={fits}"
+            )
+    return count_features(backbone, size)
 
 
 @dataclass(frozen=True)

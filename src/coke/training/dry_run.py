@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from coke.method.dual_step import min_size
 from coke.method.labels import SLOTS, smallest_integer_type
 from coke.run import Run
@@ -40,13 +38,7 @@ def describe(
     yield from _bounds(plan)
     yield from _memory(plan)
     training = start(plan, None)
-    seconds, device = training.limit_time() or training.measure(), training.fabric.device
-    epochs = training.schedule.n_epochs
-    total = seconds * (epochs - config.clustering_epochs * 2 / 3)
-    yield (
-        f"time: {seconds:.1f} s per epoch measured on {device} ({torch.get_num_threads()} threads), "
-        f"{epochs} epochs in about {total / 60:.1f} minutes, probes not counted"
-    )
+    yield training.forecast(training.limit_time() or training.measure())
     yield f"run folder: {run.path}" + (" (holds a run already)" if run.metrics_file.exists() else "")
 
 

@@ -42,6 +42,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
     return {
         "format_version": FORMAT_VERSION,
         "command": " ".join(sys.argv),
+        "commands": [" ".join(sys.argv)],
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "resumed": resumed,
         "versions": versions,
@@ -60,3 +61,19 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         },
         "decisions": plan.reasons,
     }
+
+
+def gone_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run was made with: today's, but the first command, with all beside it, and what it decided.
+
+    >>> first = {"command": "coke pretrain a", "decisions": ["K = 2"], "started": "Monday"}
+    >>> found = gone_on(first, {"command": "coke pretrain a --resume", "decisions": [], "device": "cpu"})
+    >>> found["command"], found["commands"]
+    ('coke pretrain a', ['coke pretrain a', 'coke pretrain a --resume'])
+    >>> found["decisions"], found["device"]
+    (['K = 2'], 'cpu')
+    """
+    kept = ("command", "started", "decisions", "finished_epochs")
+    first = [before["command"]] if "command" in before else []  # a run of old has no list of them
+    commands = [*before.get("commands", first), now["command"]]
+    return {**now, **{key: before[key] for key in kept if key in before}, "commands": commands}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from coke import distributed
-from coke.errors import ConfigError
+from coke.errors import ConfigError, ResumeError
 from coke.images import Splits
 from coke.interrupt import Interrupt
 from coke.run import Run
@@ -29,7 +29,7 @@ from coke.training.config import Config
 from coke.training.learner import Learner
 from coke.training.logbook import Logbook
 from coke.training.monitor import Monitor
-from coke.training.schedule import TimeLimit
+from coke.training.schedule import FEW_EPOCHS, TimeLimit, faster, too_short
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -95,6 +95,8 @@ class Training:
     def fit(self, run: Run) -> None:
         """Train until the schedule completes. Raises `Stopped` after a signal, with a checkpoint written."""
         self.limit_time()
+        if self.elapsed > 0:
+            self.logbook.event(self.left(), epoch=self.epoch, step=self.step)
         self._started, self._saved = time.monotonic() - self.elapsed, time.monotonic()
         self.learner.network.train()
         try:
@@ -156,6 +158,8 @@ class Training:
         if self._time_limit is not None and trained:
             self._time_limit.add(times["seconds"], self.elapsed - before)
             self._fit_into_time(self._time_limit)
+        elif self._time_limit is None and self.epoch == self.config.clustering_epochs + 1:
+            self.logbook.event(self.forecast(times["seconds"]), epoch=self.epoch - 1)
 
     def _save_or_stop(self, run: Run, interrupt: Interrupt) -> None:
         device = self.fabric.device
@@ -187,10 +191,30 @@ class Training:
         self._time_limit.add(seconds, seconds)
         if not self._planned:
             self._fit_into_time(self._time_limit)
-        if self.elapsed == 0 and self.schedule.n_epochs <= self.config.clustering_epochs:
-            asked = f"max_minutes={self._time_limit.minutes:g}"
-            raise ConfigError(f"{asked} is too short: one epoch takes {seconds / 60:.2f} minutes")
+        if self.elapsed == 0:
+            if self.schedule.n_epochs <= self.config.clustering_epochs:
+                raise ConfigError(too_short(self.config, seconds))
+            self.logbook.event(self.forecast(seconds))
         return seconds
+
+    def forecast(self, seconds: float) -> str:
+        """How long the run takes by the seconds of one epoch of training."""
+        epochs, threads = self.schedule.n_epochs, torch.get_num_threads()
+        total = seconds * (epochs - self.config.clustering_epochs * 2 / 3)
+        return (
+            f"time: {seconds:.1f} s per epoch measured on {self.fabric.device} ({threads} threads), "
+            f"{epochs} epochs in about {total / 60:.1f} minutes, probes not counted"
+        )
+
+    def left(self) -> str:
+        """What a resumed run has still to do, and how to have it do more."""
+        asked, planned = self.config.epochs, self.schedule.n_epochs
+        if self.epoch < planned:
+            return f"{planned - self.epoch} of {planned} epochs are left"
+        if planned < asked and self._time_limit is not None:
+            spent = f"max_minutes={self._time_limit.minutes:g} is spent after {self.epoch} of {asked} epochs"
+            return f"nothing is left to do: {spent}; more minutes go on"
+        return f"nothing is left to do: all {self.epoch} epochs are done; more of them, as epochs={2 * asked}, go on"
 
     def _fit_into_time(self, limit: TimeLimit) -> None:
         clustering = max(0, self.config.clustering_epochs - self.epoch)
@@ -202,6 +226,8 @@ class Training:
         if limit.worth_a_change(before, planned, self.epoch):
             text = f"max_minutes={limit.minutes:g} allows {planned} of {self.config.epochs} epochs"
             text += f", not {before}" if before < self.config.epochs else ""
+            if self.elapsed == 0 and planned < min(FEW_EPOCHS, self.config.epochs):
+                text += f": too few to learn much; more fit with {faster(self.config)}"
             self.logbook.event(text, epoch=self.epoch, step=self.step)
             self.schedule.n_epochs = planned
 
@@ -251,8 +277,15 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint (see `checkpoint.load` and `checkpoint.check_same`).
 
-        Where other epochs or minutes are asked than the run's, its schedule is laid out anew.
+        Where other epochs or minutes are asked than the run's, its schedule is laid out anew. Raises `ResumeError` for
+        fewer epochs than are done.
         """
+        done = state["epoch"] + (state["step"] > 0)
+        if self.config.epochs < done:
+            raise ResumeError(
+                f"epochs={self.config.epochs} is fewer than the {done} that are done or begun: "
+                f"leave it out, or end the run there with epochs={done}"
+            )
         self.learner.load_state_dict(state)
         self.epoch, self.step, self.elapsed = state["epoch"], state["step"], state["elapsed"]
         if all(getattr(self.config, key) == state["config"][key] for key in ("epochs", "max_minutes")):

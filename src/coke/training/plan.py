@@ -14,11 +14,11 @@ from coke.errors import ConfigError, ResumeError
 from coke.images import Splits, open_data
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
-from coke.training.backbone import find_init
+from coke.training.backbone import check_architecture, find_init
 from coke.training.config import Config, chosen, without_fixed
 from coke.training.continued import read_earlier
 from coke.training.recipes import ALIASES, find_recipe
-from coke.training.settings import plain
+from coke.training.settings import places, plain
 
 EMBEDDED = "textures"
 _NO_KEYS = {
@@ -94,7 +94,10 @@ def make_plan(
     settings = chosen(settings, overrides)
     known = check_settings(settings)
     if known.backbone and not known.backbone.startswith("custom:"):
-        check_name(known.backbone)
+        if any(node[key] is None for node, key in places(settings, "views.size")):
+            check_name(known.backbone)
+        else:
+            check_architecture(known)
     if known.init:
         find_init(known.init)
     if known.continues and run is None:

@@ -14,6 +14,7 @@ from torch import nn
 from coke.training.config import Config
 
 TRUST_COEFFICIENT = 0.001  # of LARS: a matrix's step, over its norm, before the learning rate
+FEW_EPOCHS = 20  # fewer hardly learn
 _NEAR_END = 2  # epochs left from which on a slow first epoch is taken at its word
 
 
@@ -170,3 +171,46 @@ class TimeLimit:
         if len(self._epochs) == 2 and planned > epoch + _NEAR_END:
             return False
         return planned < n_epochs or planned > 1.1 * n_epochs
+
+
+def too_short(config: Config, seconds: float) -> str:
+    """Why `max_minutes` does not do where an epoch takes so many seconds, and what would.
+
+    >>> config = Config(recipe="auto", data="photos", mean=[0.5] * 3, std=[0.2] * 3, views=[{"size": 128}],
+    ...     backbone="resnet18", n_clusters=8, dual_lr=1, epochs=200, batch_size=16, learning_rate=0.1, max_minutes=3)
+    >>> print(too_short(config, seconds=240).replace("; ", ";\\n"))
+    max_minutes=3 is too short: one epoch takes 4.00 minutes;
+    max_minutes=6.4 is enough for one, 98 for 20, which is the least that learns;
+    less time is taken with views.size=64, backbone=coke_conv5_w24 beside it or fewer images
+    """
+
+    def minutes(
+        epochs: float,
+    ) -> str:  # two digits, rounded up, with a fifth for a machine that is slower later
+        value = 1.2 * seconds * (epochs + config.clustering_epochs / 3) / 60
+        unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+        return f"{math.ceil(value / unit) * unit:.4g}"
+
+    return (
+        f"max_minutes={config.max_minutes:g} is too short: one epoch takes {seconds / 60:.2f} minutes; "
+        f"max_minutes={minutes(1)} is enough for one, {minutes(FEW_EPOCHS)} for {FEW_EPOCHS}, which is the least that "
+        f"learns; less time is taken with {faster(config)}"
+    )
+
+
+def faster(config: Config) -> str:
+    """What makes an epoch shorter, as keys to type.
+
+    Half the side is a quarter of the arithmetic; ``coke_conv5_*`` are for small views.
+    """
+    size, backbone, ways = config.image_size, config.backbone, []
+    if size > 32:
+        ways.append(f"views.size={max(32, size // 2)}")
+    if backbone.startswith("custom:"):
+        ways.append("a smaller backbone")
+    elif backbone not in ("resnet18", "coke_conv5_w16") and size > 64:
+        ways.append("backbone=resnet18")
+    elif backbone != "coke_conv5_w16":
+        smaller = "coke_conv5_w16" if backbone.startswith("coke_conv5") else "coke_conv5_w24"
+        ways.append(f"backbone={smaller}" + (" beside it" if size > 64 else ""))
+    return " or ".join(([", ".join(ways)] if ways else []) + ["fewer images"])

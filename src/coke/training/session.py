@@ -20,7 +20,7 @@ from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
 from coke.training.continued import carry_over, drift, in_words, load_earlier_backbone, read_earlier
 from coke.training.devices import make_fabric, precision_on, worker_count
-from coke.training.environment import environment
+from coke.training.environment import environment, gone_on
 from coke.training.logbook import Logbook
 from coke.training.loop import Training
 from coke.training.plan import Plan
@@ -103,8 +103,8 @@ def _open_folder(run: Run, plan: Plan, training: Training, initial: dict[str, to
     run.write_config(training.config.replaced(workers=plan.config.workers).as_dict())
     resumed = initial is None
     made_with = environment(plan, training.config, training.fabric, resumed)
-    if resumed:  # the first start decided: a resumed one finds every figure settled
-        made_with["decisions"] = run.environment.get("decisions", made_with["decisions"])
+    if resumed:
+        made_with = gone_on(run.environment, made_with)
     run.write_json(run.environment_file, made_with)
     splits = [images for images in (plan.splits.train, plan.splits.query) if images is not None]
     reasons = {image.key: image.reason for images in splits for image in images.unreadable}
@@ -168,3 +168,14 @@ def write_outputs(run: Run, training: Training) -> None:
         run.write_json(run.drift_file, found)
         for text in in_words(found):
             training.logbook.event(text, epoch=training.epoch)
+
+
+def is_written(run: Run, training: Training) -> bool:
+    """Whether the folder holds already what so many epochs leave: a resumption that found nothing to do."""
+    files = (run.backbone, run.projector, run.clusters, run.assignments, run.report)
+    return run.environment.get("finished_epochs") == training.epoch and all(file.is_file() for file in files)
+
+
+def mark_written(run: Run, training: Training) -> None:
+    """Keep with the run that it is whole."""
+    run.write_json(run.environment_file, {**run.environment, "finished_epochs": training.epoch})
