@@ -82,7 +82,9 @@ def test_python_examples_are_short() -> None:
 def commands() -> list[list[str]]:
     """The words after ``coke`` of every command line in the indented blocks of README and docs/pretraining.md."""
     lines = re.findall(
-        r"^    (.*\bcoke (?:pretrain|evaluate|recipes|embed|predict|cluster|assign).*)$", README + PRETRAINING, re.M
+        r"^    (.*\bcoke (?:pretrain|evaluate|recipes|embed|predict|cluster|assign).*)$",
+        README + PRETRAINING,
+        re.M,
     )
     words = [shlex.split(re.split(r"\bcoke ", line)[-1]) for line in lines if " DATA " not in line]
     assert len(words) >= 9
