@@ -21,6 +21,7 @@ from torch.nn import functional
 from coke.errors import ConfigError, DataError
 from coke.evaluation.checks import checked_problem
 from coke.evaluation.features import Device, evaluating, extract, normalised, pooled
+from coke.images.augment import resample
 from coke.images.image_set import ImageSet
 from coke.images.memory import usable_cpus
 
@@ -30,6 +31,8 @@ ASPECT = (3 / 4, 4 / 3)  # width over height, log-uniform
 
 def random_boxes(sizes: Tensor, generator: torch.Generator) -> Tensor:
     """A box for each image of sizes [B, 2] (height, width): float32 [B, 4], top, left, height, width.
+
+    Not training's `crop_boxes`, which are whole pixels and draw ten times as much: this probe's scores hang on them.
 
     Area and aspect are those of the customary random resized crop; a box that would be higher or wider than
     its image is clipped to it (the custom there is to draw again).
@@ -54,16 +57,8 @@ def crop_batch(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tenso
     ``flips`` bool [B] mirrors left and right. Meant for enlarging: where a box is larger than ``size`` pixels
     are skipped instead of averaged (`crop_one` averages).
     """
-    height, width = pixels.shape[-2:]
-    top, left, box_height, box_width = boxes.to(pixels.device).unbind(dim=1)
-    mirror = torch.where(flips.to(pixels.device), -1.0, 1.0)
-    zero = torch.zeros_like(top)
-    across = torch.stack([mirror * box_width / width, zero, (2 * left + box_width) / width - 1], dim=1)
-    down = torch.stack([zero, box_height / height, (2 * top + box_height) / height - 1], dim=1)
-    grid = functional.affine_grid(
-        torch.stack([across, down], dim=1), [len(pixels), 3, size, size], align_corners=False
-    )
-    return functional.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    boxes, flips = boxes.to(pixels.device), flips.to(pixels.device)
+    return resample(pixels.float(), boxes[:, [1, 0, 3, 2]], flips, torch.zeros_like(boxes[:, 0]), size)
 
 
 def crop_one(image: Tensor, box: Tensor, flip: bool, size: int) -> Tensor:

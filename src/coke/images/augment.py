@@ -111,10 +111,16 @@ def warp(images: Tensor, boxes: Tensor, draw: Draw, size: int) -> Tensor:
 
     Not antialiased: for crops no larger than about the view. Outside of a turned image the border is mirrored.
     """
+    floats = images.float().div_(255) if images.dtype == torch.uint8 else images
+    return resample(floats, boxes, draw.flip, draw.angle, size)
+
+
+def resample(images: Tensor, boxes: Tensor, flips: Tensor, angles: Tensor, size: int) -> Tensor:
+    """What `warp` does, of float [B, 3, H, W] in any range, with flips [B] and angles [B] given."""
     height, width = images.shape[-2:]
     left, top, box_width, box_height = boxes.unbind(1)
-    cosine, sine = draw.angle.cos(), draw.angle.sin()
-    sign = torch.where(draw.flip, -1.0, 1.0)
+    cosine, sine = angles.cos(), angles.sin()
+    sign = torch.where(flips, -1.0, 1.0)
     scale_x, scale_y = box_width / width, box_height / height
     shift_x = (2 * left + box_width) / width - 1
     shift_y = (2 * top + box_height) / height - 1
@@ -126,8 +132,7 @@ def warp(images: Tensor, boxes: Tensor, draw: Draw, size: int) -> Tensor:
         dim=1,
     )
     grid = functional.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
-    floats = images.float().div_(255) if images.dtype == torch.uint8 else images
-    return functional.grid_sample(floats, grid, padding_mode="reflection", align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def orient(images: Tensor, draw: Draw, view: View) -> Tensor:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,86 +20,50 @@ from coke.images.table import Pixels, Rows
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
 
-_CHUNK = 64
-_BLOCK = 1 << 20  # values that are summed at once: float64 takes eight times their memory
-_SMALL = 3 * 80 * 80  # values of an image below which threads only get in each other's way
+_CHUNK = 64  # rows that a thread decodes in one go
+_SUMMED = 1 << 20  # values of a channel that are summed at once: float64 takes eight times their memory
+_SMALL = (
+    3 * 80 * 80
+)  # values of an image: below, sums of many at once are faster, and threads in each other's way
 _NAMED = 5
 
 
-@dataclass(frozen=True, eq=False)
-class _Image:
-    """A readable row."""
-
-    row: int
-    pixels: Tensor
-    digest: bytes
-
-
-@dataclass(frozen=True, eq=False)
-class _Chunk:
-    """What some rows gave: n readable images, their pixels only while the whole split may stay in memory."""
-
-    kept: list[int]
-    sizes: list[tuple[int, int]]
-    digests: bytes  # 16 of each image
-    sums: np.ndarray  # float64 [n, 2, 3]
-    pixels: Tensor | None  # uint8 [n, 3, h, w]
-    unreadable: list[Unreadable]
-
-    @property
-    def small(self) -> bool:
-        """Whether its images are small on average."""
-        return 3 * sum(height * width for height, width in self.sizes) < _SMALL * len(self.sizes)
-
-
 class _Scan:
-    """The scan of one split: its threads share the rows and whether pixels may stay in memory."""
+    """What the scan of N rows fills in; its threads write rows of their own, and share nothing else.
+
+    sizes: int32 [N, 2]; hashes: uint8 [N, 16]; sums: float64 [N, 2, 3]; readable: bool [N].
+    pixels: uint8 [N, 3, h, w] while all images are of one size and may stay in memory, else None.
+    """
 
     def __init__(self, rows: Rows, resident_bytes: int) -> None:
         self.rows, self.resident_bytes = rows, resident_bytes
+        n_rows = len(rows.keys)
+        self.sizes = np.zeros((n_rows, 2), np.int32)
+        self.hashes = np.zeros((n_rows, 16), np.uint8)
+        self.sums = np.zeros((n_rows, 2, 3))
+        self.readable = np.zeros(n_rows, bool)
+        self.pixels: Tensor | None = None
         self.resident = True
 
-    def chunks(self) -> Iterator[_Chunk]:
-        """All rows in order; large images in threads, only a few chunks ahead, so that memory stays bounded."""
-        starts = iter(range(0, len(self.rows.keys), _CHUNK))
-        for start in starts:
-            chunk = self.chunk(start)
-            yield chunk
-            if not chunk.small:
-                break
-        threads = usable_cpus()
-        pending: deque[Future[_Chunk]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            for start in starts:
-                pending.append(pool.submit(self.chunk, start))
-                if len(pending) > 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+    def run(self) -> Iterator[list[Unreadable]]:
+        """Scan all rows, chunk after chunk, from the first large image on in threads; gives what is unreadable."""
+        starts = range(0, len(self.rows.keys), _CHUNK)
+        done = 0
+        while done < len(starts) and self._here():
+            yield self.chunk(starts[done])
+            done += 1
+        with ThreadPoolExecutor(usable_cpus()) as threads:
+            yield from threads.map(self.chunk, starts[done:])
 
-    def chunk(self, start: int) -> _Chunk:
-        """Decode the rows from ``start`` on."""
+    def _here(self) -> bool:
+        """Whether one thread is best: images are small, or their size, and so where they are kept, is not known."""
+        sizes = self.sizes[self.readable]
+        return len(sizes) == 0 or 3 * sizes[-_CHUNK:].prod(1).mean() < _SMALL
+
+    def chunk(self, start: int) -> list[Unreadable]:
+        """Decode the rows from ``start`` on; those that cannot be read, with the reason."""
         unreadable: list[Unreadable] = []
-        kept: list[int] = []
-        sizes: list[tuple[int, int]] = []
-        digests = b""
-        sums = [np.zeros((0, 2, 3))]
-        blocks: list[Tensor] = []
-        for images in _alike(self._decoded(start, unreadable)):
-            block = torch.stack([image.pixels for image in images])
-            kept += [image.row for image in images]
-            sizes += [(block.shape[2], block.shape[3])] * len(images)
-            digests += b"".join(image.digest for image in images)
-            sums.append(channel_sums(block))
-            fits = len(self.rows.keys) * block[0].numel() <= self.resident_bytes
-            if not fits or (blocks and blocks[0].shape[1:] != block.shape[1:]):
-                self.resident = False
-            blocks = [*blocks, block] if self.resident else []
-        pixels = torch.cat(blocks) if blocks and self.resident else None
-        return _Chunk(kept, sizes, digests, np.concatenate(sums), pixels, unreadable)
-
-    def _decoded(self, start: int, unreadable: list[Unreadable]) -> Iterator[_Image]:
-        """The readable rows; the others go to ``unreadable`` with the reason."""
+        small: dict[torch.Size, dict[int, Tensor]] = defaultdict(dict)
         for row in range(start, min(start + _CHUNK, len(self.rows.keys))):
             try:
                 content = self.rows.source.load(row)
@@ -108,20 +71,31 @@ class _Scan:
             except (DataError, OSError) as error:
                 reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
                 unreadable.append(Unreadable(self.rows.keys[row], reason))
+                continue
+            self.sizes[row] = pixels.shape[1:]
+            self.hashes[row] = np.frombuffer(_digest(content, pixels), np.uint8)
+            self.readable[row] = True
+            if pixels.numel() < _SMALL:
+                small[pixels.shape][row] = pixels
             else:
-                yield _Image(row, pixels, _digest(content, pixels))
+                self._keep([row], pixels[None])
+        for images in small.values():
+            self._keep(list(images), torch.stack(list(images.values())))
+        return unreadable
 
-
-def _alike(images: Iterator[_Image]) -> Iterator[list[_Image]]:
-    """Runs of images of one size, no longer than their sums are taken at once."""
-    run: list[_Image] = []
-    for image in images:
-        if run and (image.pixels.shape != run[0].pixels.shape or len(run) * image.pixels.numel() >= _BLOCK):
-            yield run
-            run = []
-        run.append(image)
-    if run:
-        yield run
+    def _keep(self, rows: list[int], pixels: Tensor) -> None:
+        """Sums of images of one size, uint8 [n, 3, h, w], and their pixels if they may stay in memory."""
+        self.sums[rows] = channel_sums(pixels)
+        shape = (len(self.rows.keys), *pixels.shape[1:])
+        if self.pixels is None and self.resident and np.prod(shape) <= self.resident_bytes:
+            self.pixels = torch.empty(
+                shape, dtype=torch.uint8
+            )  # by the first image, before there are threads
+        stored = self.pixels
+        if stored is not None and stored.shape == shape:
+            stored[rows] = pixels
+        else:
+            self.pixels, self.resident = None, False
 
 
 def scan(
@@ -140,41 +114,27 @@ def scan(
     n_rows = len(rows.keys)
     state = _Scan(rows, resident_bytes)
     unreadable: list[Unreadable] = []
-    kept: list[int] = []
-    sizes = torch.zeros((n_rows, 2), dtype=torch.int32)
-    digests = bytearray()
-    sums = [np.zeros((0, 2, 3))]
-    stored: Tensor | None = None
-    for chunk in state.chunks():
-        unreadable += chunk.unreadable
-        place = slice(len(kept), len(kept) + len(chunk.kept))
-        kept += chunk.kept
-        sizes[place] = torch.tensor(chunk.sizes, dtype=torch.int32).reshape(-1, 2)
-        digests += chunk.digests
-        sums.append(chunk.sums)
-        if chunk.pixels is not None:
-            if stored is None:
-                stored = torch.empty((n_rows, *chunk.pixels.shape[1:]), dtype=torch.uint8)
-            if stored.shape[1:] == chunk.pixels.shape[1:]:
-                stored[place] = chunk.pixels
-            else:
-                state.resident = False
-        if not state.resident:
-            stored = None
+    for number, more in enumerate(state.run(), 1):
+        unreadable += more
         if progress is not None:
-            progress(len(kept) + len(unreadable), n_rows)
+            progress(min(number * _CHUNK, n_rows), n_rows)
     _refuse(rows.name, unreadable, n_rows, max_unreadable_share)
-    chosen = torch.tensor(kept, dtype=torch.int64)
-    count = len(kept)
+    kept = torch.from_numpy(state.readable).nonzero()[:, 0]
+    source, places = rows.source, kept
+    if state.pixels is not None:
+        if unreadable:  # closed up in place: a copy of all would take as much memory again
+            for start, some in zip(range(0, len(kept), _CHUNK), kept.split(_CHUNK), strict=True):
+                state.pixels[start : start + len(some)] = state.pixels[some]
+        source, places = Pixels(state.pixels[: len(kept)]), torch.arange(len(kept))
     return ImageSet(
         name=rows.name,
-        keys=[rows.keys[index] for index in kept],
-        source=rows.source if stored is None else Pixels(stored[:count]),
-        rows=chosen if stored is None else torch.arange(count),
-        sizes=sizes[:count],
-        hashes=torch.from_numpy(np.frombuffer(digests, dtype=np.uint8).reshape(-1, 16)),
-        sums=torch.from_numpy(np.concatenate(sums)),
-        labels=None if rows.labels is None else rows.labels[chosen],
+        keys=[rows.keys[row] for row in kept.tolist()],
+        source=source,
+        rows=places,
+        sizes=torch.from_numpy(state.sizes)[kept],
+        hashes=torch.from_numpy(state.hashes)[kept],
+        sums=torch.from_numpy(state.sums)[kept],
+        labels=None if rows.labels is None else rows.labels[kept],
         classes=rows.classes,
         unreadable=unreadable,
     )
@@ -186,12 +146,16 @@ def channel_sums(pixels: Tensor) -> np.ndarray:
     >>> channel_sums(torch.full((1, 3, 1, 2), 3, dtype=torch.uint8)).tolist()
     [[[6.0, 6.0, 6.0], [18.0, 18.0, 18.0]]]
     """
-    flat = pixels.numpy().reshape(len(pixels), 3, -1)
+    if pixels.is_contiguous():
+        values = pixels.numpy().reshape(len(pixels), 3, -1, 1)
+    else:  # channels last, as images are decoded: to turn them around takes five times as long as their sums
+        values = pixels.permute(0, 2, 3, 1).numpy().reshape(len(pixels), 1, pixels.shape[2], -1)
     total = np.zeros((len(pixels), 2, 3))
-    for start in range(0, flat.shape[2], _BLOCK):  # one image may be larger than a block
-        block = flat[:, :, start : start + _BLOCK].astype(np.float64)
-        total[:, 0] += block.sum(2)
-        total[:, 1] += np.einsum("ncp,ncp->nc", block, block)
+    step = max(1, _SUMMED // values.shape[3])
+    for start in range(0, values.shape[2], step):  # one image may be larger than what is summed at once
+        block = values[:, :, start : start + step].astype(np.float64)
+        sums = np.stack([block.sum(2), np.einsum("ncpw,ncpw->ncw", block, block)], axis=1)
+        total += sums.reshape(len(pixels), 2, -1, 3).sum(2)
     return total
 
 
