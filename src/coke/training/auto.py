@@ -180,7 +180,7 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
         elif min(measured) < least:
             reason += f"; {least:g} stands for 0 in channels without contrast"
         settle(key, statistics, reason)
-    if n_images < FEW_IMAGES and not given.init:
+    if n_images < FEW_IMAGES and not given.init and not given.continues:
         reasons.append(
             f"{n_images:,} images are few: below {FEW_IMAGES:,} a network hardly learns from scratch; what can work: "
             "init=NAME, a start from weights of timm's on this machine; more images; "

@@ -35,7 +35,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
     normalised |= {name: tuple(round(value, 4) for value in normalised[name]) for name in ("mean", "std")}
     loads = (
         f'import coke.backbones, timm; timm.create_model("{config.backbone}", num_classes=0, '
-        f'checkpoint_path="backbone.safetensors", pretrained_cfg_overlay={normalised})'
+        f'checkpoint_path="backbone.safetensors", pretrained_cfg_overlay={normalised}).eval()'
     )
     if config.backbone.startswith("custom:"):
         loads = 'backbone.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))'
