@@ -35,21 +35,48 @@ def mixed(tmp_path):
     return tmp_path
 
 
-def test_mean_and_deviation_are_those_of_all_pixels(mixed):
+def _moments(seeds):
+    """Mean and deviation [3] of images that count the same each, whatever their sizes, by numpy."""
+    images = [picture(seed, *SIZES[seed]).reshape(-1, 3) / 255 for seed in seeds]
+    mean = np.mean([image.mean(0) for image in images], axis=0)
+    return mean, np.sqrt(np.mean([((image - mean) ** 2).mean(0) for image in images], axis=0))
+
+
+def test_every_image_counts_the_same_for_mean_and_deviation(mixed):
     images = open_data(mixed).train
-    pixels = np.concatenate([picture(seed, *size).reshape(-1, 3) for seed, size in enumerate(SIZES)]) / 255
-    assert np.allclose(images.mean, pixels.mean(0), atol=1e-12)
-    assert np.allclose(images.std, pixels.std(0), atol=1e-12)
+    mean, deviation = _moments(range(4))
+    assert np.allclose(images.mean, mean, atol=1e-12)
+    assert np.allclose(images.std, deviation, atol=1e-12)
     assert images.sizes.tolist() == [list(size) for size in SIZES]
     assert images.sizes.dtype == torch.int32
 
 
+def test_mean_and_deviation_of_one_size_are_those_of_all_pixels(tmp_path):
+    write_images(tmp_path, [f"{i}.png" for i in range(7)])
+    images = open_data(tmp_path).train
+    pixels = np.concatenate([picture(seed).reshape(-1, 3) for seed in range(7)]) / 255
+    assert np.allclose(images.mean, pixels.mean(0), atol=1e-12)
+    assert np.allclose(images.std, pixels.std(0), atol=1e-12)
+
+
 def test_subsets_measure_their_own_pixels(mixed):
     part = open_data(mixed).train.subset([3, 1])
-    pixels = np.concatenate([picture(seed, *SIZES[seed]).reshape(-1, 3) for seed in (3, 1)]) / 255
-    assert np.allclose(part.mean, pixels.mean(0), atol=1e-12)
+    mean, deviation = _moments([3, 1])
+    assert np.allclose(part.mean, mean, atol=1e-12)
+    assert np.allclose(part.std, deviation, atol=1e-12)
     assert part.keys == ["3.png", "1.png"]
     assert np.array_equal(part.read(1).permute(1, 2, 0).numpy(), picture(1, *SIZES[1]))
+
+
+def test_exact_copies_are_counted_and_named(tmp_path):
+    write_images(tmp_path, [f"{i}.png" for i in range(5)])
+    assert "copies" not in open_data(tmp_path).note
+    shutil.copy(tmp_path / "0.png", tmp_path / "7.png")
+    shutil.copy(tmp_path / "0.png", tmp_path / "8.png")
+    splits = open_data(tmp_path)
+    assert splits.train.n_duplicates == 2
+    assert splits.note.endswith("exact copies of other images to learn from: 2")
+    assert len(splits.train) == 7
 
 
 @settings(max_examples=10, deadline=None)
@@ -119,9 +146,23 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path):
 
 def test_too_many_unreadable_images_are_refused_by_name(tmp_path):
     write_images(tmp_path, [f"{i:03}.png" for i in range(50)])
-    (tmp_path / "013.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 50 images.*2\.0%, allowed 1\.0%.*013\.png: not an image"):
+    for name in ("013.png", "014.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"2 of 50 images.*4\.0%, allowed 1\.0%.*013\.png: not an image"):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize(("count", "share", "taken"), [(10, 0.01, True), (9, 0.01, False), (50, 0.0, False)])
+def test_one_unreadable_image_of_ten_is_never_too_many_unless_none_may_be(tmp_path, count, share, taken):
+    write_images(tmp_path, [f"{i:03}.png" for i in range(count)])
+    (tmp_path / "003.png").write_bytes(b"no image")
+    if taken:
+        images = open_data(tmp_path, max_unreadable_share=share).train
+        assert len(images) == count - 1
+        assert [bad.key for bad in images.unreadable] == ["003.png"]
+    else:
+        with pytest.raises(DataError, match=f"1 of {count} images cannot be read"):
+            open_data(tmp_path, max_unreadable_share=share)
 
 
 def test_a_split_without_one_readable_image_is_refused(tmp_path):

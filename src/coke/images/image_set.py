@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -78,19 +79,23 @@ class ImageSet:
 
     @cached_property
     def mean(self) -> tuple[float, float, float]:
-        """Mean of each channel over all pixels of all images, in [0, 1]."""
+        """Mean of each channel in [0, 1]; every image counts the same, however large it is."""
         red, green, blue = (self._moments()[0] / 255).tolist()
         return red, green, blue
 
     @cached_property
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation of each channel over all pixels of all images, in [0, 1]."""
+        """Standard deviation of each channel in [0, 1]; every image counts the same, however large it is."""
         mean, square = self._moments()
         red, green, blue = ((square - mean**2).clamp(min=0).sqrt() / 255).tolist()
         return red, green, blue
 
     def _moments(self) -> Tensor:
-        return self.sums.sum(0) / self.sizes.to(torch.float64).prod(1).sum()
+        """Mean and mean square of each channel over the images' own, float64 [2, 3]."""
+        n_pixels = self.sizes.to(torch.float64).prod(1)
+        if len(self) and bool((n_pixels == n_pixels[0]).all()):
+            return self.sums.sum(0) / n_pixels.sum()  # sums of whole numbers: exact
+        return (self.sums / n_pixels[:, None, None]).mean(0)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,6 +104,11 @@ class ImageSet:
         Neither where the images lie nor their keys or labels count.
         """
         return hashlib.blake2b(self.hashes.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+
+    @property
+    def n_duplicates(self) -> int:
+        """How many images have exactly the stored content of one before them."""
+        return len(self) - len(np.unique(self.hashes.contiguous().numpy().view("V16")))
 
     def read(self, index: int) -> Tensor:
         """One image, uint8 [3, height, width], RGB, from memory or decoded now: not to be written to.

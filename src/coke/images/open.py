@@ -37,7 +37,8 @@ def open_data(
 
     seed: of the hold-out where there is no labelled test split.
     resident_bytes: a split's pixels stay in memory where all its images have one size and take at most this.
-    max_unreadable_share: of a split's images may be unreadable; they are listed and left out.
+    max_unreadable_share: of a split's images may be unreadable (of ten or more one, unless it is 0); they are
+    listed and left out.
     label_column, image_column: of parquet and CSV.
     progress: called with images decoded and images in all, over both splits.
 
@@ -63,7 +64,10 @@ def open_data(
 
     train = scan_split(found.train, 0)
     query = scan_split(found.query, len(found.train.keys)) if found.query else None
-    return make_splits(train, query, query_split=found.query_split, seed=seed, remarks=found.remarks)
+    remarks = found.remarks
+    if train.n_duplicates:
+        remarks += (f"exact copies of other images to learn from: {train.n_duplicates:,}",)
+    return make_splits(train, query, query_split=found.query_split, seed=seed, remarks=remarks)
 
 
 def find_rows(

@@ -26,6 +26,7 @@ _SMALL = (
     3 * 80 * 80
 )  # values of an image: below, sums of many at once are faster, and threads in each other's way
 _NAMED = 5
+_ONE_OF = 10  # rows of which one may be unreadable, whatever its share
 
 
 class _Scan:
@@ -108,8 +109,8 @@ def scan(
     """Decode all rows and return the readable ones.
 
     resident_bytes: pixels stay in memory where all images have one size and together take at most this.
-    max_unreadable_share: of the rows; more raises `DataError` naming the first few. So does a split in which
-    no image can be read at all.
+    max_unreadable_share: of the rows, and of ten rows or more one at least, unless it is 0; more raises
+    `DataError` naming the first few. So does a split in which no image can be read at all.
     """
     n_rows = len(rows.keys)
     state = _Scan(rows, resident_bytes)
@@ -168,7 +169,8 @@ def _digest(content: Content, pixels: Tensor) -> bytes:
 
 def _refuse(name: str, unreadable: list[Unreadable], n_rows: int, max_share: float) -> None:
     share = len(unreadable) / max(n_rows, 1)
-    if not unreadable or (share <= max_share and len(unreadable) < n_rows):
+    one_at_least = 1 if max_share > 0 and n_rows >= _ONE_OF else 0
+    if not unreadable or (share <= max_share and len(unreadable) < n_rows) or len(unreadable) <= one_at_least:
         return
     named = "; ".join(f"{bad.key}: {bad.reason}" for bad in unreadable[:_NAMED])
     more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
