@@ -31,6 +31,7 @@ from coke.atomic import atomic
 from coke.errors import ConfigError, DataError
 from coke.images import Rows, find_rows
 from coke.images.decode import decode
+from coke.images.sources import Files
 from coke.model.files import Preprocessing
 from coke.model.model import Features, Model
 
@@ -86,10 +87,11 @@ def embed_data(
     """
     out = Path(out)
     check_output(out, features, tokens)
+    batch_size = model.images_of_a_pass(batch_size)
     images = Listed.of(data, columns)
     asked = {
         "model": _hash_of_model(model),
-        "images": hashlib.blake2b("\n".join(images.keys).encode(), digest_size=16).hexdigest(),
+        "images": images.digest(),
         "settings": [features, tokens, number_type, asdict(model.preprocessing)],
     }
     partial = Partial(out.with_name(f".{out.name}.partial"), len(images), asked, number_type)
@@ -151,7 +153,7 @@ class Listed(Dataset["Tensor | str"]):
         be, by their number, and the number of the next image.
         """
         self.seen = model.preprocessing
-        size = batch_size or model.batch_size
+        size = model.images_of_a_pass(batch_size)
         sampler = [
             list(range(start, min(start + size, len(self)))) for start in range(first, len(self), size)
         ]
@@ -161,6 +163,24 @@ class Listed(Dataset["Tensor | str"]):
             first += len(batch)
             none = torch.zeros((0, 3, self.seen.size, self.seen.size), dtype=torch.uint8)
             yield (torch.stack(read) if read else none), failed, first
+
+    def digest(self) -> str:
+        """Of keys and content, so that other images of the same names differ; of a file, size and time stand for it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key, (source, row) in zip(self.keys, self.places, strict=True):
+            digest.update(f"{key}\n".encode(errors="surrogateescape"))
+            try:
+                if isinstance(source, Files):
+                    status = (source.root / source.paths[row]).stat()
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                else:
+                    content = source.load(row)
+                    if isinstance(content, Tensor):
+                        content = content.numpy()
+                    digest.update(content if isinstance(content, bytes) else content.tobytes())
+            except (DataError, OSError) as error:
+                digest.update(str(error).encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def listed(self, failed: Mapping[int, str]) -> dict[str, str]:
         """Reasons by the images' keys. Raises `DataError` where no image could be read."""
@@ -208,16 +228,15 @@ class Partial:
         self.shape: tuple[int, ...] = ()
         self._stored: np.memmap[Any, Any] | None = None
         self._noted = time.monotonic()
-        note = folder / "note.json"
-        if note.is_file():
-            said = json.loads(note.read_text())
-            if said["asked"] == json.loads(json.dumps(asked)):
+        try:
+            said = json.loads((folder / "note.json").read_text())
+            if said["n_rows"] and said["asked"] == json.loads(json.dumps(asked)):
+                self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
                 self.n_seen, self.n_rows, self.shape = said["n_seen"], said["n_rows"], tuple(said["shape"])
                 self.failed = {int(index): reason for index, reason in said["failed"].items()}
-        if self.n_rows:
-            self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
-        else:
-            self.n_seen, self.failed = 0, {}
+        except (OSError, ValueError):  # there is none, or what is there is damaged
+            pass
+        if self._stored is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 

@@ -91,7 +91,7 @@ class Model:
         """
         if features == "projection" and self.projector is None:
             raise ConfigError("this model has no projector: it has backbone features alone")
-        batches = self._batches(images, batch_size or self.batch_size)
+        batches = self._batches(images, self.images_of_a_pass(batch_size))
         return torch.cat([self.features(pixels, features) for pixels in batches])
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
@@ -129,6 +129,14 @@ class Model:
     def batch_size(self) -> int:
         """Images of one pass, unless said: what 64 MiB of input hold, at most 512."""
         return max(1, min(_LARGEST, _INPUT // (12 * self.preprocessing.size**2)))
+
+    def images_of_a_pass(self, asked: int | None) -> int:
+        """As many as asked for, or `batch_size`. Raises `ConfigError` for less than one."""
+        if asked is not None and asked < 1:
+            raise ConfigError(
+                f"batch_size must be at least 1, got {asked}: leave it out for {self.batch_size}"
+            )
+        return self.batch_size if asked is None else asked
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, features: Features = "backbone") -> Tensor:
