@@ -19,7 +19,7 @@ from coke.cli import main
 from coke.errors import ConfigError, DataError
 from coke.images import open_data
 from coke.model import Model
-from coke.model.embed import embed_data
+from coke.model.embed import Partial, embed_data
 from coke.run import Run
 from tiny_runs import SETTINGS, write_textures
 
@@ -261,6 +261,13 @@ def test_a_transformer_of_timms_with_a_file_of_weights(folder: Path, tmp_path: P
         pooled = network((pixels / 255 - mean) / std)
     assert torch.allclose(tokens, whole[:, network.num_prefix_tokens :], atol=1e-5)
     assert torch.allclose(model.embed(images), pooled, atol=1e-5)
+
+
+def test_the_disk_has_room_before_rows_are_mapped(tmp_path: Path) -> None:
+    partial = Partial(tmp_path / "partial", 100_000, {}, "float32")
+    partial.add(torch.zeros(1, 100), {}, 1)
+    status = (tmp_path / "partial" / "rows.npy").stat()
+    assert status.st_blocks * 512 >= status.st_size > 40_000_000
 
 
 def test_weights_of_another_architecture_in_one_sentence(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -175,9 +176,7 @@ class Listed(Dataset["Tensor | str"]):
                     digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
                 else:
                     content = source.load(row)
-                    if isinstance(content, Tensor):
-                        content = content.numpy()
-                    digest.update(content if isinstance(content, bytes) else content.tobytes())
+                    digest.update(content if isinstance(content, bytes) else np.asarray(content).tobytes())
             except (DataError, OSError) as error:
                 digest.update(str(error).encode(errors="surrogateescape"))
         return digest.hexdigest()
@@ -248,6 +247,11 @@ class Partial:
                 self._stored = np.lib.format.open_memmap(
                     self.folder / "rows.npy", "w+", np.dtype(self.number_type), (self.n_images, *self.shape)
                 )
+                if hasattr(
+                    os, "posix_fallocate"
+                ):  # a mapped file that the disk has no room for kills the process
+                    with (self.folder / "rows.npy").open("r+b") as stream:
+                        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
             self._stored[self.n_rows : self.n_rows + len(features)] = features.numpy()
             self.n_rows += len(features)
         self.failed |= failed
