@@ -138,5 +138,5 @@ def test_a_folder_without_images_is_refused(tmp_path, files, message):
 def test_names_in_another_encoding_are_refused(tmp_path):
     write_images(tmp_path, ["a.png", "b.png"])
     (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
-    with pytest.raises(DataError, match=r"b'caf.xe9.png' and 0 other names are not UTF-8: rename them"):
+    with pytest.raises(DataError, match=r"b'caf.xe9.png' is not UTF-8: rename what is not"):
         open_data(tmp_path)

@@ -19,7 +19,7 @@ from coke.cli import main
 from coke.errors import ConfigError, DataError
 from coke.images import open_data
 from coke.model import Model
-from coke.model.embed import embed_data
+from coke.model.embed import Partial, embed_data
 from coke.run import Run
 from tiny_runs import SETTINGS, write_textures
 
@@ -187,6 +187,33 @@ def test_an_interrupted_one_goes_on(
     assert embed_data(other, folder, out, **settings).resumed_at == 0
 
 
+@pytest.mark.parametrize("damage", ["other content", "no rows", "half a note"])
+def test_it_goes_on_only_from_what_is_whole_and_of_the_same_images(
+    model: Model, folder: Path, tmp_path: Path, damage: str
+) -> None:
+    copy, out = tmp_path / "images", tmp_path / "out.npy"
+    shutil.copytree(folder, copy)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 90:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coke.model.embed._NOTE_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            embed_data(model, copy, out, batch_size=30, progress=stop)
+    partial = tmp_path / ".out.npy.partial"
+    if damage == "other content":  # under the same names
+        first, *_, last = sorted(copy.rglob("*.png"))
+        first.write_bytes(last.read_bytes())
+    elif damage == "no rows":
+        (partial / "rows.npy").unlink()
+    else:
+        (partial / "note.json").write_text('{"as')
+    assert embed_data(model, copy, out, batch_size=30).resumed_at == 0
+    assert np.allclose(np.load(out), model.embed(copy), atol=1e-5)
+
+
 def _weights(folder: Path) -> Path:
     torch.manual_seed(3)
     network = timm.create_model("coke_conv5_w16", num_classes=0)
@@ -234,6 +261,21 @@ def test_a_transformer_of_timms_with_a_file_of_weights(folder: Path, tmp_path: P
         pooled = network((pixels / 255 - mean) / std)
     assert torch.allclose(tokens, whole[:, network.num_prefix_tokens :], atol=1e-5)
     assert torch.allclose(model.embed(images), pooled, atol=1e-5)
+
+
+def test_the_disk_has_room_before_rows_are_mapped(tmp_path: Path) -> None:
+    partial = Partial(tmp_path / "partial", 100_000, {}, "float32")
+    partial.add(torch.zeros(1, 100), {}, 1)
+    status = (tmp_path / "partial" / "rows.npy").stat()
+    assert status.st_blocks * 512 >= status.st_size > 40_000_000
+
+
+def test_weights_of_another_architecture_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"does not fit the backbone ResNet: \d+ of its 120 tensors"
+    ) as raised:
+        Model.of_timm("resnet18", _weights(tmp_path))
+    assert len(str(raised.value)) < 400
 
 
 def test_several_processes_that_decode(model: Model, folder: Path, tmp_path: Path) -> None:
@@ -285,7 +327,20 @@ def test_refusals_come_before_any_work(
             ["embed", run.path, folder, "--out", "e.npy", "--tokens", "--features", "projection"],
             "tokens have no projection",
         ),
+        (
+            ["embed", run.path, folder, "--out", "e.npy", "--batch-size", 0],
+            "batch_size must be at least 1, got 0: leave it out for 512",
+        ),
     ):
         assert sentence in said(capsys, *words, code=1), words
+    with pytest.raises(ConfigError, match="number_type must be 'float16' or 'float32', got 'float64'"):
+        embed_data(model, folder, tmp_path / "e.npy", number_type="float64")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="workers must be 0 or more processes, got -1"):
+        embed_data(model, folder, tmp_path / "e.npy", workers=-1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"e.npy cannot be written: .*file is no folder"):
+        embed_data(model, folder, tmp_path / "file" / "e.npy")
+    missing = said(capsys, "embed", "resnet18", tmp_path / "none", "--out", "e.npy", code=1)
+    assert "no such file or folder" in missing  # before weights are looked for
     with pytest.raises(ConfigError, match="has no forward_features"):
         Model(torch.nn.Flatten(), model.preprocessing).tokens(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))

@@ -155,6 +155,22 @@ def test_what_cannot_be_read_is_named(run: Run, model: Model, tmp_path: Path) ->
         model.embed([tmp_path / "gone.png"])
     with pytest.raises(DataError, match="no images"):
         model.embed([])
+    pixels = torch.zeros(2, 3, 9, 9, dtype=torch.uint8)
+    for odd, sentence in (
+        (None, "images must be pixels, paths, PIL images, a list of these or a data set, got NoneType"),
+        (b"bytes", r"got bytes|uint8 \[N, 3, H, W\]"),
+        ((image for image in pixels), "or a data set, got generator"),
+        ([pixels], r"in a list each image must be \[3, H, W\], got \[2, 3, 9, 9\]"),
+        (pixels[:, :, :0], r"pixels must be uint8 \[N, 3, H, W\], 0 to 255, got uint8 \[2, 3, 0, 9\]"),
+        (
+            pixels.permute(0, 2, 3, 1),
+            r"must be channels first, \[N, 3, H, W\], got \[2, 9, 9, 3\]: permute them",
+        ),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            model.embed(odd)
+    with pytest.raises(ConfigError, match="features must be 'backbone' or 'projection', got 'project'"):
+        model.embed(pixels, features="project")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="device='cuda:99' cannot be had"):
         coke.load(run.path, device="cuda:99")
     with pytest.raises(BoundsError):

@@ -121,8 +121,8 @@ def _refuse_undecodable(root: Path, keys: list[str]) -> None:
     odd = [name for name in (str(root), *keys) if not _is_utf8(name)]
     if odd:
         raise DataError(
-            f"{os.fsencode(odd[0])!r} and {len(odd) - 1} other names are not UTF-8: rename them, for instance with "
-            "`convmv -r -f latin1 -t utf8 --notest`"
+            f"{os.fsencode(odd[0])!r}{f' and {len(odd) - 1} other names are' if odd[1:] else ' is'} not UTF-8: "
+            "rename what is not, for instance with `convmv -r -f latin1 -t utf8 --notest`"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from coke.errors import ConfigError
-from coke.model.embed import Embedded, check_output, embed_data
+from coke.model.embed import Embedded, Listed, check_output, embed_data
 from coke.model.export import export
 from coke.model.files import BACKBONE, load
 from coke.model.model import Model
@@ -26,18 +26,20 @@ SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
 def embed(options: Namespace) -> None:
     """`coke embed`. Raises `CokeError` before any work."""
-    check_output(options.out, options.features, options.tokens)
+    check_output(options.out, options.features, options.tokens, options.dtype)
+    images = _listed(options)
     asked = {"features": options.features, "tokens": options.tokens, "number_type": options.dtype}
     what = "tokens" if options.tokens else f"{options.features} features"
-    _carry_out(options, _opened(options), what, embed_data, asked)
+    _carry_out(options, _opened(options), images, what, embed_data, asked)
 
 
 def predict(options: Namespace) -> None:
     """`coke predict`. Raises `CokeError` before any work."""
+    images = _listed(options)
     model = _opened(options)
     heads = list(range(len(model.heads))) if options.head is None else [options.head]
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
-    _carry_out(options, model, "clusters", predict_data, {"heads": heads, "sizes": sizes})
+    _carry_out(options, model, images, "clusters", predict_data, {"heads": heads, "sizes": sizes})
 
 
 def export_run(options: Namespace) -> None:
@@ -67,9 +69,15 @@ def import_checkpoint(options: Namespace) -> None:
     )
 
 
-def _opened(options: Namespace) -> Model:
+def _listed(options: Namespace) -> Listed:
+    """The images, which are looked for before weights are."""
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out} exists: choose another --out, or --overwrite it")
+    columns = {f"{name}_column": getattr(options, f"{name}_column") for name in ("image", "label")}
+    return Listed.of(options.data, {key: value for key, value in columns.items() if value is not None})
+
+
+def _opened(options: Namespace) -> Model:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights = getattr(options, "weights", None)
     if Path(options.model).is_dir():
@@ -82,17 +90,20 @@ def _opened(options: Namespace) -> Model:
 
 
 def _carry_out(
-    options: Namespace, model: Model, what: str, work: Callable[..., Embedded], asked: dict[str, Any]
+    options: Namespace,
+    model: Model,
+    images: Listed,
+    what: str,
+    work: Callable[..., Embedded],
+    asked: dict[str, Any],
 ) -> None:
     console, began = Console(highlight=False, markup=False, soft_wrap=True), time.monotonic()
     console.print(
         f"{options.model}: {model.name}, {what} of {model.preprocessing.size} px, on {model.device}"
     )
-    columns = {f"{name}_column": getattr(options, f"{name}_column") for name in ("image", "label")}
-    asked["columns"] = {key: value for key, value in columns.items() if value is not None}
     asked |= {"batch_size": options.batch_size, "workers": _workers(options.workers, model.device)}
     with progress_bar(console, "images") as progress:
-        done = work(model, options.data, options.out, progress=progress, **asked)
+        done = work(model, images, options.out, progress=progress, **asked)
     seconds, n_failed = time.monotonic() - began, len(done.unreadable)
     if done.resumed_at:
         console.print(f"went on at image {done.resumed_at:,}")

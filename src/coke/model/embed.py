@@ -12,13 +12,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial as partial_function
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ from coke.atomic import atomic
 from coke.errors import ConfigError, DataError
 from coke.images import Rows, find_rows
 from coke.images.decode import decode
+from coke.images.table import Files
 from coke.model.files import Preprocessing
 from coke.model.model import Features, Model
 
@@ -52,7 +54,7 @@ class Embedded:
 
 def embed_data(
     model: Model,
-    data: str | Path,
+    data: str | Path | Listed,
     out: str | Path,
     *,
     features: Features = "backbone",
@@ -85,11 +87,13 @@ def embed_data(
         ConfigError: an unknown suffix, projections of tokens. DataError: no image that can be read.
     """
     out = Path(out)
-    check_output(out, features, tokens)
+    check_output(out, features, tokens, number_type)
+    model.check_features(features)
+    batch_size = model.images_of_a_pass(batch_size)
     images = Listed.of(data, columns)
     asked = {
         "model": _hash_of_model(model),
-        "images": hashlib.blake2b("\n".join(images.keys).encode(), digest_size=16).hexdigest(),
+        "images": images.digest(),
         "settings": [features, tokens, number_type, asdict(model.preprocessing)],
     }
     partial = Partial(out.with_name(f".{out.name}.partial"), len(images), asked, number_type)
@@ -107,14 +111,24 @@ def embed_data(
     return Embedded(partial.n_rows, partial.shape, unreadable, resumed_at)
 
 
-def check_output(out: Path, features: str, tokens: bool) -> None:
+def check_output(out: Path, features: str, tokens: bool, number_type: str) -> None:
     """Raise `ConfigError` for what cannot be written, before any work."""
+    check_folder(out)
+    if number_type not in get_args(NumberType):
+        raise ConfigError(f"number_type must be 'float16' or 'float32', got {number_type!r}")
     if out.suffix not in (".parquet", ".npy"):
         raise ConfigError(f"{out}: features are written to .parquet or .npy, not {out.suffix!r}")
     if tokens and features == "projection":
         raise ConfigError(
             "tokens have no projection: the projector takes pooled features; leave one of them out"
         )
+
+
+def check_folder(out: Path) -> None:
+    """Raise `ConfigError` where no file can be written into an output's folder, or one to be made."""
+    above = next(place for place in out.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out} cannot be written: {above} is no folder that one may write into")
 
 
 class Listed(Dataset["Tensor | str"]):
@@ -129,8 +143,10 @@ class Listed(Dataset["Tensor | str"]):
             self.keys = [f"{part.name.rpartition(', ')[2]}/{key}" for part in rows for key in part.keys]
 
     @classmethod
-    def of(cls, data: str | Path, columns: Mapping[str, str] | None = None) -> Listed:
+    def of(cls, data: str | Path | Listed, columns: Mapping[str, str] | None = None) -> Listed:
         """Those of ``data``, as `coke pretrain` takes it. Raises `DataError` where there are none."""
+        if isinstance(data, Listed):
+            return data
         return cls(find_rows(data, **(columns or {})))
 
     def __len__(self) -> int:
@@ -150,8 +166,10 @@ class Listed(Dataset["Tensor | str"]):
         """From number ``first`` on: pixels uint8 [b, 3, S, S] of those that can be read, why others of the batch cannot
         be, by their number, and the number of the next image.
         """
+        if workers < 0:
+            raise ConfigError(f"workers must be 0 or more processes, got {workers}")
         self.seen = model.preprocessing
-        size = batch_size or model.batch_size
+        size = model.images_of_a_pass(batch_size)
         sampler = [
             list(range(start, min(start + size, len(self)))) for start in range(first, len(self), size)
         ]
@@ -161,6 +179,22 @@ class Listed(Dataset["Tensor | str"]):
             first += len(batch)
             none = torch.zeros((0, 3, self.seen.size, self.seen.size), dtype=torch.uint8)
             yield (torch.stack(read) if read else none), failed, first
+
+    def digest(self) -> str:
+        """Of keys and content, so that other images of the same names differ; of a file, size and time stand for it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key, (source, row) in zip(self.keys, self.places, strict=True):
+            digest.update(f"{key}\n".encode(errors="surrogateescape"))
+            try:
+                if isinstance(source, Files):
+                    status = (source.root / source.paths[row]).stat()
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                else:
+                    content = source.load(row)
+                    digest.update(content if isinstance(content, bytes) else np.asarray(content).tobytes())
+            except (DataError, OSError) as error:
+                digest.update(str(error).encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def listed(self, failed: Mapping[int, str]) -> dict[str, str]:
         """Reasons by the images' keys. Raises `DataError` where no image could be read."""
@@ -208,16 +242,15 @@ class Partial:
         self.shape: tuple[int, ...] = ()
         self._stored: np.memmap[Any, Any] | None = None
         self._noted = time.monotonic()
-        note = folder / "note.json"
-        if note.is_file():
-            said = json.loads(note.read_text())
-            if said["asked"] == json.loads(json.dumps(asked)):
+        try:
+            said = json.loads((folder / "note.json").read_text())
+            if said["n_rows"] and said["asked"] == json.loads(json.dumps(asked)):
+                self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
                 self.n_seen, self.n_rows, self.shape = said["n_seen"], said["n_rows"], tuple(said["shape"])
                 self.failed = {int(index): reason for index, reason in said["failed"].items()}
-        if self.n_rows:
-            self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
-        else:
-            self.n_seen, self.failed = 0, {}
+        except (OSError, ValueError):  # there is none, or what is there is damaged
+            pass
+        if self._stored is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 
@@ -229,6 +262,11 @@ class Partial:
                 self._stored = np.lib.format.open_memmap(
                     self.folder / "rows.npy", "w+", np.dtype(self.number_type), (self.n_images, *self.shape)
                 )
+                if hasattr(
+                    os, "posix_fallocate"
+                ):  # a mapped file that the disk has no room for kills the process
+                    with (self.folder / "rows.npy").open("r+b") as stream:
+                        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
             self._stored[self.n_rows : self.n_rows + len(features)] = features.numpy()
             self.n_rows += len(features)
         self.failed |= failed

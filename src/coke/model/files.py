@@ -136,10 +136,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def load_weights(module: nn.Module, path: Path, what: str) -> nn.Module:
     """A module with weights from a file, strictly. Raises `ConfigError` where they do not fit."""
+    weights, own = read_weights(path), module.state_dict()
     try:
-        module.load_state_dict(read_weights(path), strict=True)
+        module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit the {what} {type(module).__name__}: {error}") from error
+        wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+        foreign = [name for name in weights if name not in own]
+        raise ConfigError(  # torch's own words name every tensor, pages of them
+            f"{path} does not fit the {what} {type(module).__name__}: {len(wrong)} of its {len(own)} tensors are "
+            f"missing there or of another shape, {len(foreign)} there are not its own ({(wrong + foreign)[0]} "
+            "first): give weights of the same architecture"
+        ) from error
     return module
 
 

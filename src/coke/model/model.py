@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -89,9 +89,8 @@ class Model:
         Raises:
             DataError: an image that cannot be read, pixels that are not uint8. ConfigError: no projector here.
         """
-        if features == "projection" and self.projector is None:
-            raise ConfigError("this model has no projector: it has backbone features alone")
-        batches = self.batches(images, batch_size or self.batch_size)
+        self.check_features(features)
+        batches = self.batches(images, self.images_of_a_pass(batch_size))
         return torch.cat([self.features(pixels, features) for pixels in batches])
 
     def batches(self, images: Any, batch_size: int) -> Iterator[Tensor]:
@@ -129,6 +128,14 @@ class Model:
     def batch_size(self) -> int:
         """Images of one pass, unless said: what 64 MiB of input hold, at most 512."""
         return max(1, min(_LARGEST, _INPUT // (12 * self.preprocessing.size**2)))
+
+    def images_of_a_pass(self, asked: int | None) -> int:
+        """As many as asked for, or `batch_size`. Raises `ConfigError` for less than one."""
+        if asked is not None and asked < 1:
+            raise ConfigError(
+                f"batch_size must be at least 1, got {asked}: leave it out for {self.batch_size}"
+            )
+        return self.batch_size if asked is None else asked
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, features: Features = "backbone") -> Tensor:
@@ -201,6 +208,13 @@ class Model:
             columns["cluster"].long(), 1 - columns["distance"], columns["margin"], columns["second"].long()
         )
 
+    def check_features(self, features: str) -> None:
+        """Raise `ConfigError` for features that there are not."""
+        if features not in get_args(Features):
+            raise ConfigError(f"features must be 'backbone' or 'projection', got {features!r}")
+        if features == "projection" and self.projector is None:
+            raise ConfigError("this model has no projector: it has backbone features alone")
+
     def check_head(self, head: int) -> None:
         """Raise `ConfigError` where there is no such head."""
         if not 0 <= head < len(self.heads):
@@ -245,14 +259,28 @@ def _one(image: Any) -> Tensor:
             return decode(Path(image).read_bytes())
         except (OSError, DataError) as error:
             raise DataError(f"{image} cannot be read: {error}") from error
-    return decode(image) if isinstance(image, Image.Image) else _pixels(image)
+    if isinstance(image, Image.Image):
+        return decode(image)
+    pixels = _pixels(image)
+    if pixels.ndim != 3:
+        raise DataError(f"in a list each image must be [3, H, W], got {list(pixels.shape)}")
+    return pixels
 
 
 def _pixels(images: Any) -> Tensor:
-    pixels = torch.as_tensor(images)
-    if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-3] != 3:
+    try:
+        pixels = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(images).__name__
         raise DataError(
-            f"pixels must be uint8 [N, 3, H, W], 0 to 255, got {str(pixels.dtype)[6:]} {list(pixels.shape)}: "
+            f"images must be pixels, paths, PIL images, a list of these or a data set, got {kind}"
+        ) from error
+    shape = list(pixels.shape)
+    if pixels.ndim in (3, 4) and shape[-1] == 3 != shape[-3]:
+        raise DataError(f"pixels must be channels first, [N, 3, H, W], got {shape}: permute them")
+    if pixels.dtype != torch.uint8 or pixels.ndim not in (3, 4) or shape[-3] != 3 or 0 in shape[-2:]:
+        raise DataError(
+            f"pixels must be uint8 [N, 3, H, W], 0 to 255, got {str(pixels.dtype)[6:]} {shape}: "
             "what is normalised already goes to model.backbone"
         )
     return pixels

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.errors import ConfigError
-from coke.model.embed import Embedded, Listed, Partial, Progress, list_unreadable
+from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder, list_unreadable
 from coke.vectors import Vectors, open_vectors
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def columns_of(head: int, place: Array) -> dict[str, Any]:
 
 def predict_data(
     model: Model,
-    data: str | Path,
+    data: str | Path | Listed,
     out: str | Path,
     *,
     heads: Iterable[int] = (0,),
@@ -76,6 +76,7 @@ def predict_data(
     out, heads = Path(out), list(heads)
     if out.suffix != ".parquet":
         raise ConfigError(f"{out}: clusters are written to .parquet, not {out.suffix!r}")
+    check_folder(out)
     for head in heads or [0]:
         model.check_head(head)
     images = Listed.of(data, columns)
