@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors", "run"},
     "evaluation": LOW | {"images", "run"},
     "report": LOW | {"images", "run"},
-    "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model", "vectors"},
+    "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model"},
     "api": LOW | {"backbones", "method", "images", "run", "evaluation", "report", "training"},
     "cluster_cli": LOW | {"bounded", "vectors"},
     "model_cli": LOW | {"model"},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -155,39 +158,26 @@ def test_an_interrupted_one_goes_on(
 
     def interrupt(done: int, total: int) -> None:
         if done >= 90:
-            partial[0].note()  # as every few seconds
             raise Interrupted
 
     settings: dict[str, Any] = {"batch_size": 30, "tokens": tokens, "number_type": "float16"}
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     embed_data(model, folder, whole, **settings)
-    partial: list[Any] = []
-    from coke.model import embed
-
-    class Seen(embed.Partial):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            partial[:] = [self]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "Partial", Seen)
-        with pytest.raises(Interrupted):
-            embed_data(model, folder, out, **settings, progress=interrupt)
+    with pytest.raises(Interrupted):
+        embed_data(model, folder, out, **settings, progress=interrupt)
     assert not out.exists()
     counted: list[int] = []
     done = embed_data(model, folder, out, **settings, progress=lambda count, _: counted.append(count))
     assert (done.resumed_at, counted[0], done.n_rows) == (90, 120, 200)
     assert out.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob(".*"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "Partial", Seen)
-        with pytest.raises(Interrupted):
-            embed_data(model, folder, out, **settings, progress=interrupt)
+    with pytest.raises(Interrupted):
+        embed_data(model, folder, out, **settings, progress=interrupt)
     other = Model.of_timm("coke_conv5_w16", _weights(tmp_path))
     assert embed_data(other, folder, out, **settings).resumed_at == 0
 
 
-@pytest.mark.parametrize("damage", ["other content", "no rows", "half a note"])
+@pytest.mark.parametrize("damage", ["other content", "no rows", "half the rows", "half a note"])
 def test_it_goes_on_only_from_what_is_whole_and_of_the_same_images(
     model: Model, folder: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -198,16 +188,16 @@ def test_it_goes_on_only_from_what_is_whole_and_of_the_same_images(
         if done >= 90:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coke.model.embed._NOTE_SECONDS", -1.0)
-        with pytest.raises(KeyboardInterrupt):
-            embed_data(model, copy, out, batch_size=30, progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed_data(model, copy, out, batch_size=30, progress=stop)
     partial = tmp_path / ".out.npy.partial"
     if damage == "other content":  # under the same names
         first, *_, last = sorted(copy.rglob("*.png"))
         first.write_bytes(last.read_bytes())
     elif damage == "no rows":
-        (partial / "rows.npy").unlink()
+        (partial / "rows").unlink()
+    elif damage == "half the rows":
+        os.truncate(partial / "rows", (partial / "rows").stat().st_size // 2)
     else:
         (partial / "note.json").write_text('{"as')
     assert embed_data(model, copy, out, batch_size=30).resumed_at == 0
@@ -263,11 +253,24 @@ def test_a_transformer_of_timms_with_a_file_of_weights(folder: Path, tmp_path: P
     assert torch.allclose(model.embed(images), pooled, atol=1e-5)
 
 
-def test_the_disk_has_room_before_rows_are_mapped(tmp_path: Path) -> None:
-    partial = Partial(tmp_path / "partial", 100_000, {}, "float32")
-    partial.add(torch.zeros(1, 100), {}, 1)
-    status = (tmp_path / "partial" / "rows.npy").stat()
-    assert status.st_blocks * 512 >= status.st_size > 40_000_000
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """Not by a signal, as of a mapped file that the disk has no room for; what was noted before is gone on with."""
+    partial = Partial(tmp_path / "partial", {}, "float32")
+    partial.add(torch.ones(3, 100), {1: "damaged"}, 4)
+    partial.note()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            partial.add(torch.ones(1000, 100), {}, 1004)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    again = Partial(tmp_path / "partial", {}, "float32")
+    assert (again.n_seen, again.n_rows, again.shape, again.failed) == (4, 3, (100,), {1: "damaged"})
+    again.add(torch.zeros(1, 100), {}, 5)
+    assert again.rows().tolist() == [[1.0] * 100] * 3 + [[0.0] * 100]
 
 
 def test_weights_of_another_architecture_in_one_sentence(tmp_path: Path) -> None:

@@ -96,14 +96,16 @@ def embed_data(
         "images": images.digest(),
         "settings": [features, tokens, number_type, asdict(model.preprocessing)],
     }
-    partial = Partial(out.with_name(f".{out.name}.partial"), len(images), asked, number_type)
+    partial = Partial(out.with_name(f".{out.name}.partial"), asked, number_type)
     resumed_at = partial.n_seen
     run = model.tokens if tokens else partial_function(model.features, features=features)
-    for pixels, failed, stop in images.batches(model, batch_size, workers, resumed_at):
-        partial.add(run(pixels) if len(pixels) else None, failed, stop)
-        if progress is not None:
-            progress(stop, len(images))
-    partial.note()
+    try:
+        for pixels, failed, stop in images.batches(model, batch_size, workers, resumed_at):
+            partial.add(run(pixels) if len(pixels) else None, failed, stop)
+            if progress is not None:
+                progress(stop, len(images))
+    finally:  # also where Ctrl-C ends it
+        partial.note()
     unreadable = images.listed(partial.failed)
     _write(out, partial.rows(), images.columns(partial.failed))
     list_unreadable(out, unreadable)
@@ -227,47 +229,41 @@ def list_unreadable(out: Path, unreadable: Mapping[str, str]) -> None:
 
 
 class Partial:
-    """Features on their way: a file of all rows, and a note of how many of them are done.
+    """Features on their way: a file that grows by rows, and a note of how many of them are done.
 
     Args:
-        folder: beside the output; taken up where its note says that the same was asked.
-        n_images: in all, readable or not.
+        folder: beside the output; taken up where its note says that the same was asked, else begun anew.
         asked: what the features depend on.
         number_type: of the file.
     """
 
-    def __init__(self, folder: Path, n_images: int, asked: dict[str, Any], number_type: str) -> None:
-        self.folder, self.n_images, self.asked, self.number_type = folder, n_images, asked, number_type
-        self.n_seen, self.n_rows, self.failed = 0, 0, dict[int, str]()
-        self.shape: tuple[int, ...] = ()
-        self._stored: np.memmap[Any, Any] | None = None
-        self._noted = time.monotonic()
-        try:
-            said = json.loads((folder / "note.json").read_text())
-            if said["n_rows"] and said["asked"] == json.loads(json.dumps(asked)):
-                self._stored = np.lib.format.open_memmap(folder / "rows.npy", "r+")
-                self.n_seen, self.n_rows, self.shape = said["n_seen"], said["n_rows"], tuple(said["shape"])
-                self.failed = {int(index): reason for index, reason in said["failed"].items()}
-        except (OSError, ValueError):  # there is none, or what is there is damaged
-            pass
-        if self._stored is None:
+    def __init__(self, folder: Path, asked: dict[str, Any], number_type: str) -> None:
+        self.folder, self.asked, self.number_type = folder, asked, np.dtype(number_type)
+        said = _read_note(folder, asked, self.number_type) or {
+            "n_seen": 0,
+            "n_rows": 0,
+            "shape": [],
+            "failed": {},
+        }
+        self.n_seen, self.n_rows, self.shape = said["n_seen"], said["n_rows"], tuple(said["shape"])
+        self.failed = {int(index): reason for index, reason in said["failed"].items()}
+        if not self.n_rows:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+        self._file, self._noted = folder / "rows", time.monotonic()
+        self._stream = open(self._file, "r+b" if self.n_rows else "wb")  # noqa: SIM115 closed in rows()
+        self._stream.truncate(self.n_rows * self._row_bytes)
+        self._stream.seek(0, os.SEEK_END)
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.number_type.itemsize
 
     def add(self, features: Tensor | None, failed: dict[int, str], n_seen: int) -> None:
         """The features [b, ...] of the images up to ``n_seen`` that can be read, and the reasons of the others."""
         if features is not None:
-            if self._stored is None:
-                self.shape = tuple(features.shape[1:])
-                self._stored = np.lib.format.open_memmap(
-                    self.folder / "rows.npy", "w+", np.dtype(self.number_type), (self.n_images, *self.shape)
-                )
-                if hasattr(
-                    os, "posix_fallocate"
-                ):  # a mapped file that the disk has no room for kills the process
-                    with (self.folder / "rows.npy").open("r+b") as stream:
-                        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
-            self._stored[self.n_rows : self.n_rows + len(features)] = features.numpy()
+            self.shape = tuple(features.shape[1:])
+            self._stream.write(features.numpy().astype(self.number_type).tobytes())
             self.n_rows += len(features)
         self.failed |= failed
         self.n_seen = n_seen
@@ -276,22 +272,33 @@ class Partial:
 
     def note(self) -> None:
         """From here on an interrupted program would go on."""
-        if self._stored is not None:
-            self._stored.flush()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         said = {"asked": self.asked, "n_seen": self.n_seen, "n_rows": self.n_rows, "shape": self.shape}
         with atomic(self.folder / "note.json") as stream:
             json.dump({**said, "failed": self.failed}, stream)
         self._noted = time.monotonic()
 
     def rows(self) -> np.ndarray[Any, Any]:
-        """All features that there are, [N, ...], mapped."""
-        assert self._stored is not None
-        return self._stored[: self.n_rows]
+        """All features that there are, [N, ...], mapped; no more can be added."""
+        self._stream.close()
+        return np.memmap(self._file, self.number_type, "r", shape=(self.n_rows, *self.shape))
 
     def remove(self) -> None:
         """The output is whole: nothing of this is needed any more."""
-        self._stored = None
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_note(folder: Path, asked: dict[str, Any], number_type: np.dtype[Any]) -> dict[str, Any] | None:
+    """What a note says, where it is whole, was asked the same, and all its rows are there."""
+    try:
+        said: dict[str, Any] = json.loads((folder / "note.json").read_text())
+        n_bytes = said["n_rows"] * int(np.prod(said["shape"])) * number_type.itemsize
+        whole = said.keys() == {"asked", "n_seen", "n_rows", "shape", "failed"}
+        whole &= (folder / "rows").stat().st_size >= n_bytes > 0
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # there is none, or it is damaged: then all is done anew
+    return said if whole and said["asked"] == json.loads(json.dumps(asked)) else None
 
 
 def _hash_of_model(model: Model) -> str:

@@ -21,7 +21,6 @@ from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
 from coke.model.files import Preprocessing, load_weights, published
-from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
@@ -202,7 +201,7 @@ class Model:
         self.check_head(head)
         given = isinstance(images, Tensor | np.ndarray) and images.ndim == 2
         projections = torch.as_tensor(images) if given else self.embed(images, features="projection")
-        place, _ = placed(self.heads[head], open_vectors(projections), **sizes)
+        place, _ = placed(self.heads[head], projections, **sizes)
         columns = {name: torch.from_numpy(place[name].copy()) for name in place.dtype.names or ()}
         return Prediction(
             columns["cluster"].long(), 1 - columns["distance"], columns["margin"], columns["second"].long()

@@ -18,7 +18,7 @@ from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.errors import ConfigError
 from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder, list_unreadable
-from coke.vectors import Vectors, open_vectors
+from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-def placed(km: ConstrainedKMeans, projections: Vectors, **sizes: Any) -> tuple[Array, Array]:
+def placed(km: ConstrainedKMeans, projections: Any, **sizes: Any) -> tuple[Array, Array]:
     """Where unit vectors [N, D] lie among a head's clusters: records `coke.bounded.places.PLACE` [N], and prices [K].
 
     Without sizes each is in the nearest cluster (prices are 0); with any (`ConstrainedKMeans.assign`) all are where
@@ -38,7 +38,7 @@ def placed(km: ConstrainedKMeans, projections: Vectors, **sizes: Any) -> tuple[A
         labels, prices = within.labels, within.prices.value
     else:
         labels, prices = km.predict(projections), np.zeros(km.n_clusters)
-    return places(projections, labels, km.cluster_centers_, km.metric), prices
+    return places(open_vectors(projections), labels, km.cluster_centers_, km.metric), prices
 
 
 def columns_of(head: int, place: Array) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def predict_data(
     images = Listed.of(data, columns)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
-        partial = Partial(Path(folder) / "projections", len(images), {}, "float32")
+        partial = Partial(Path(folder) / "projections", {}, "float32")
         for pixels, failed, stop in images.batches(model, batch_size, workers):
             partial.add(model.features(pixels, "projection") if len(pixels) else None, failed, stop)
             if progress is not None:
                 progress(stop, len(images))
         unreadable, table = images.listed(partial.failed), dict[str, Any](images.columns(partial.failed))
-        projections = open_vectors(partial.rows())
+        projections = partial.rows()
         for head in heads:
             table |= columns_of(head, placed(model.heads[head], projections, **(sizes or {}))[0])
         with atomic(out, "wb") as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,10 @@ from coke.evaluation import extract
 from coke.images import ImageSet
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
+from coke.model.embed import Partial
 from coke.model.predict import columns_of, placed
 from coke.run import Run, atomic
 from coke.training.config import Config
-from coke.vectors import Vectors, open_vectors
 
 _BLOCK = 4096  # images whose features are held at a time: all of them lie in a file
 
@@ -54,7 +55,7 @@ def write_clustering(
         columns["label"] = images.labels.numpy()
     heads = []
     with TemporaryDirectory(dir=run.path) as folder, distributed.alone():
-        features = _projections(Path(folder) / "projections.npy", network, images, config)
+        features = _projections(Path(folder), network, images, config)
         for head, clustering in enumerate(clusterings):
             centers, duals = clustering.frozen_centers.cpu(), clustering.duals.cpu()
             km = estimator_of(centers, duals, torch.ones(len(centers)), metric="cosine")
@@ -69,21 +70,16 @@ def write_clustering(
         stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}))
 
 
-def _projections(path: Path, network: Network, images: ImageSet, config: Config) -> Vectors:
-    """Unit vectors [N, D] of all images, in a file."""
-    projection, stored = _Projection(network), None
+def _projections(folder: Path, network: Network, images: ImageSet, config: Config) -> np.ndarray[Any, Any]:
+    """Unit vectors [N, D] of all images, mapped from a file in a folder."""
+    projection, stored = _Projection(network), Partial(folder / "projections", {}, "float32")
     for rows in torch.arange(len(images)).split(_BLOCK):
         block = extract(
             projection, images.subset(rows), size=config.image_size, mean=config.mean, std=config.std
         )
         block[(block == 0).all(dim=1), 0] = 1.0  # what has no direction lies anywhere
-        if stored is None:
-            shape = (len(images), block.shape[1])
-            stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        stored[rows.numpy()] = block.numpy()
-    assert stored is not None
-    stored.flush()
-    return open_vectors(path)
+        stored.add(block, {}, int(rows[-1]) + 1)
+    return stored.rows()
 
 
 class _Projection(nn.Module):
