@@ -11,7 +11,7 @@ from torch import Tensor
 import _common as common
 from coke.images import ImageSet
 from coke.images.scan import scan
-from coke.images.sources import Pixels, Rows
+from coke.images.table import Pixels, Rows
 
 
 def resident(pixels: Tensor) -> ImageSet:

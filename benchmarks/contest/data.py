@@ -18,8 +18,8 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from coke.images import ImageSet, open_data
-from coke.images.sources import Pixels
 from coke.images.splits import hold_out
+from coke.images.table import Pixels
 from coke.training.batches import generator
 
 COMPRESSED = "compressed again"

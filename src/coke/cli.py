@@ -24,6 +24,7 @@ from a folder to answers:
   coke embed runs/photos photos --out photos.parquet
   coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
   coke predict runs/photos new-photos --out new.parquet
+  coke export runs/photos --to hf --out photos-model      for others; coke import reads the released CoKe
 
 each verb says more: coke pretrain --help; coke recipes lists settings and networks"""
 _KEY = re.compile(r"([A-Za-z_][\w.]*)?=")  # =value is no DATA either: it lacks its key

@@ -62,8 +62,10 @@ def _add_export(verbs: Any) -> None:
         help="a run for timm, a hub, torchvision or ONNX, checked",
         description="Write a run as others load it. What is written is loaded again and compared with coke's own "
         "features first; the result of that is printed, with the code that loads it.",
-        epilog="coke export runs/birds --to hf --out birds; "
-        "coke export runs/birds --to onnx --predict --out birds.onnx",
+        epilog="""\
+example:  coke export runs/birds --to hf --out birds
+example:  coke export runs/birds --to onnx --predict --out birds.onnx
+before:   coke predict runs/birds new-photographs --out clusters.parquet""",
     )
     add = export.add_argument
     add("model", metavar="RUN", help="a run folder")
@@ -87,7 +89,9 @@ def _add_import(verbs: Any) -> None:
         help="a checkpoint of the released CoKe, for coke",
         description="Make a folder that embed, predict and export take of a checkpoint of the released CoKe "
         "implementation (ResNet-50).",
-        epilog="coke import coke_single_view.pth.tar --out released; coke embed released photographs --out p.parquet",
+        epilog="""\
+example:  coke import coke_single_view.pth.tar --out released
+next:     coke embed released photographs --out photographs.parquet""",
     )
     add = add_import.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth.tar file")
