@@ -153,6 +153,7 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     network = Network(small(), 4, dim=5).train()
     statistics = network.projector[1].running_mean.clone()
     trained = torch.randint(3, (11, 2))
+    (tmp_path / ".projections-of-a-killed-process").mkdir()
     write_clustering(run, network, heads, trained, scan(rows), config)
     assert network.training
     assert torch.equal(network.projector[1].running_mean, statistics)

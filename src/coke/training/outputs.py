@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,7 @@ from coke.model.predict import columns_of, placed
 from coke.run import Run, atomic
 from coke.training.config import Config
 
+_FOLDER = ".projections-"
 _BLOCK = 4096  # images whose features are held at a time: all of them lie in a file
 
 
@@ -54,7 +56,9 @@ def write_clustering(
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
     heads = []
-    with TemporaryDirectory(dir=run.path) as folder, distributed.alone():
+    for left in run.path.glob(f"{_FOLDER}*"):  # by a process that was killed here
+        shutil.rmtree(left)
+    with TemporaryDirectory(prefix=_FOLDER, dir=run.path) as folder, distributed.alone():
         features = _projections(Path(folder), network, images, config)
         for head, clustering in enumerate(clusterings):
             centers, duals = clustering.frozen_centers.cpu(), clustering.duals.cpu()
