@@ -10,6 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 
+def is_writable(path: Path) -> bool:
+    """Whether a file or folder could be made under ``path``, with the folders above it that are not there yet."""
+    above = next(place for place in path.absolute().parents if place.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under ``path`` only when it is whole: temporary file, fsync, rename."""

@@ -33,7 +33,7 @@ next:      coke cluster photos.parquet --k 20 --metric cosine --out clusters.par
     )
     add("--tokens", action="store_true", help="a row for each patch or position, before pooling")
     add("--dtype", choices=("float16", "float32"), default="float32", help="of the numbers; default: float32")
-    embed.set_defaults(run=_embed)
+    embed.set_defaults(run=_run, carry_out="embed")
 
     predict = verbs.add_parser(
         "predict",
@@ -51,7 +51,7 @@ before:   coke pretrain photos, whose clusters these are""",
     for side, word in (("min", "at least"), ("max", "at most")):
         sizes(f"--{side}-size", type=int, metavar="N", help=f"images, {word}")
         sizes(f"--{side}-size-ratio", type=float, metavar="R", help=f"{word} R times images / K")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_run, carry_out="predict")
     _add_export(verbs)
     _add_import(verbs)
 
@@ -80,7 +80,7 @@ before:   coke predict runs/birds new-photographs --out clusters.parquet""",
     add("--predict", action="store_true", help="of onnx: the graph gives projections and clusters too")
     add("--head", type=int, metavar="H", help="with --predict: clusters of this head alone; default: of all")
     add("--overwrite", action="store_true", help="replace an earlier export")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_run, carry_out="export_run")
 
 
 def _add_import(verbs: Any) -> None:
@@ -97,7 +97,7 @@ next:     coke embed released photographs --out photographs.parquet""",
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth.tar file")
     add("--out", type=Path, required=True, metavar="FOLDER", help="the folder")
     add("--overwrite", action="store_true", help="replace an earlier one")
-    add_import.set_defaults(run=_import)
+    add_import.set_defaults(run=_run, carry_out="import_checkpoint")
 
 
 def _add_common(verb: argparse.ArgumentParser, out: str) -> None:
@@ -107,38 +107,19 @@ def _add_common(verb: argparse.ArgumentParser, out: str) -> None:
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--device", metavar="D", help="cpu or cuda; default: a GPU if there is one")
     add("--batch-size", type=int, metavar="B", help="images of one pass; default: what 64 MiB of input hold")
-    add("--workers", type=int, metavar="W", help="processes that decode; default: the cores")
+    add(
+        "--workers",
+        type=int,
+        metavar="W",
+        help="processes that decode; default: the cores beside a GPU, else 0",
+    )
     for name in ("image", "label"):
         add(f"--{name}-column", metavar="NAME", help=f"of parquet and CSV; default: {name}")
 
 
-def _embed(options: argparse.Namespace) -> int:
-    from coke.model.command import embed
+def _run(options: argparse.Namespace) -> int:
+    from coke.model import command
 
     with cleaning_up():
-        embed(options)
-    return 0
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from coke.model.command import predict
-
-    with cleaning_up():
-        predict(options)
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from coke.model.command import export_run
-
-    with cleaning_up():
-        export_run(options)
-    return 0
-
-
-def _import(options: argparse.Namespace) -> int:
-    from coke.model.command import import_checkpoint
-
-    with cleaning_up():
-        import_checkpoint(options)
+        getattr(command, options.carry_out)(options)
     return 0

@@ -12,18 +12,7 @@ from torch import Tensor
 from coke.images import augment
 from coke.images.views import View
 
-STILL = View(
-    size=16,
-    crop=(1.0, 1.0),
-    ratio=(1.0, 1.0),
-    flip=0.0,
-    jitter=(0.0, 0.0, 0.0, 0.0),
-    gray=0.0,
-)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from .still_views import STILL, seeded
 
 
 @settings(max_examples=150)

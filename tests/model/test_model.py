@@ -188,3 +188,18 @@ def test_what_cannot_be_read_is_named(run: Run, model: Model, tmp_path: Path) ->
     save_file(load_file(run.backbone), tmp_path / "backbone.safetensors", {"format_version": "99"})
     with pytest.raises(ResumeError, match="has format 99, this coke reads up to 1: install a newer coke"):
         coke.load(tmp_path)
+
+
+def test_weights_that_a_run_wrote_say_how_images_are_seen(run: Run, model: Model, folder: Path) -> None:
+    """Also where they are given beside an architecture's name, whose own size and normalisation are others."""
+    other = Model.of_timm("coke_conv5_w16", run.backbone)
+    assert other.preprocessing == model.preprocessing
+    images = open_data(folder).train.subset(range(5))
+    assert torch.equal(other.embed(images), model.embed(images))
+
+
+def test_a_projector_of_another_program(run: Run, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(run.path, tmp_path / "copy"))
+    save_file(load_file(run.projector), copied / "projector.safetensors")
+    with pytest.raises(DataError, match="does not say how wide its layers are"):
+        coke.load(copied)

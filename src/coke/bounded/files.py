@@ -64,8 +64,16 @@ def load_clustering(path: str | Path, head: int = 0) -> ConstrainedKMeans:
         >>> load_clustering(path).predict([[7.0], [1.0]]).tolist()
         [1, 0]
     """
-    facts, *tensors = _read(Path(path), head)
-    return estimator_of(*tensors, metric=facts["metric"], inertia=float(facts["inertia"]))
+    facts, heads = _read(Path(path))
+    if not 0 <= head < len(heads):
+        raise DataError(f"{path} has no head {head}: it has {len(heads)}, numbered from 0")
+    return estimator_of(*heads[head], metric=facts["metric"], inertia=float(facts["inertia"]))
+
+
+def load_clusterings(path: str | Path) -> list[ConstrainedKMeans]:
+    """The estimators of all heads of a file, read once. Raises as `load_clustering` does."""
+    facts, heads = _read(Path(path))
+    return [estimator_of(*head, metric=facts["metric"], inertia=float(facts["inertia"])) for head in heads]
 
 
 def estimator_of(
@@ -82,16 +90,8 @@ def estimator_of(
     return km
 
 
-def n_heads(path: str | Path) -> int:
-    """How many clusterings a file holds. Raises as `load_clustering` does."""
-    from safetensors import safe_open
-
-    _read(Path(path), 0)
-    with safe_open(path, "pt") as file:
-        return sum(name.startswith("centers") for name in file.keys())  # noqa: SIM118 it is no mapping
-
-
-def _read(path: Path, head: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor, Tensor]]]:
+    """The facts of a file, and of each head its centers [K, D], duals [K] and counts [K]."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -111,19 +111,24 @@ def _read(path: Path, head: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor
         wanted = f"format {FORMAT_VERSION} and euclidean or cosine"
         raise DataError(f"{path} has {came}, this coke ({__version__}) reads {wanted}: write it anew")
     n_heads = sum(name.startswith("centers") for name in tensors)
-    if not 0 <= head < n_heads:
-        raise DataError(f"{path} has no head {head}: it has {n_heads}, numbered from 0")
-    names = [name if version == 1 else f"{name}_{head}" for name in ("centers", "duals", "counts")]
-    centers, duals, counts = found = [tensors.get(name, torch.empty(0)) for name in names]
-    sound = (
-        isinstance(inertia, int | float),
-        centers.dtype in (torch.float32, torch.float64) and centers.ndim == 2 and 0 not in centers.shape,
-        (duals.dtype, counts.dtype) == (torch.float64, torch.int64),
-        duals.shape == counts.shape == centers.shape[:1],
-        all(bool(values.isfinite().all()) for values in found) and not bool((counts < 0).any()),
-    )
-    if not all(sound):
-        came = ", ".join(f"{name} {v.dtype} {list(v.shape)}" for name, v in zip(names, found, strict=True))
-        wanted = "[K, D] float, [K] float64, [K] int64, all finite and no count negative"
-        raise DataError(f"{path} is damaged: it has {came}, inertia {inertia}, not {wanted}: write it anew")
-    return facts, centers, duals, counts
+    heads = []
+    for head in range(n_heads):
+        names = [name if version == 1 else f"{name}_{head}" for name in ("centers", "duals", "counts")]
+        centers, duals, counts = found = [tensors.get(name, torch.empty(0)) for name in names]
+        sound = (
+            isinstance(inertia, int | float),
+            centers.dtype in (torch.float32, torch.float64) and centers.ndim == 2 and 0 not in centers.shape,
+            (duals.dtype, counts.dtype) == (torch.float64, torch.int64),
+            duals.shape == counts.shape == centers.shape[:1],
+            all(bool(values.isfinite().all()) for values in found) and not bool((counts < 0).any()),
+        )
+        if not all(sound):
+            came = ", ".join(
+                f"{name} {v.dtype} {list(v.shape)}" for name, v in zip(names, found, strict=True)
+            )
+            wanted = "[K, D] float, [K] float64, [K] int64, all finite and no count negative"
+            raise DataError(
+                f"{path} is damaged: it has {came}, inertia {inertia}, not {wanted}: write it anew"
+            )
+        heads.append((centers, duals, counts))
+    return facts, heads

@@ -130,21 +130,25 @@ class ImageSet:
             labels=None if self.labels is None else self.labels[chosen],
         )
 
-    def centered(self, size: int, batch_size: int = 256) -> Iterator[Tensor]:
+    def centered(
+        self, size: int, batch_size: int = 256, shorter: int | None = None, interpolation: str = "bicubic"
+    ) -> Iterator[Tensor]:
         """All images in order, as batches uint8 [b, 3, size, size]: the view that evaluation uses.
 
-        The shorter side is resized to ``size`` (up to 64 px) or to ``size * 256 / 224``, bicubic with
+        The shorter side is resized to ``shorter``, by default ``size`` (up to 64 px) or ``size * 256 / 224``, with
         antialias, then the centre is cut out.
         """
+
+        def one(index: int) -> Tensor:
+            return center(self.read(index), size, shorter, interpolation)
+
         with ThreadPoolExecutor(usable_cpus()) as threads:
             for start in range(0, len(self), batch_size):
                 stop = min(start + batch_size, len(self))
                 if isinstance(self.source, Pixels):
-                    yield center(self.source.pixels[self.rows[start:stop]], size)
+                    yield center(self.source.pixels[self.rows[start:stop]], size, shorter, interpolation)
                 else:
-                    yield torch.stack(
-                        list(threads.map(lambda index: center(self.read(index), size), range(start, stop)))
-                    )
+                    yield torch.stack(list(threads.map(one, range(start, stop))))
 
 
 def shorter_side(size: int) -> int:

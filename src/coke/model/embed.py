@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coke.atomic import atomic
+from coke.atomic import atomic, is_writable
 from coke.errors import ConfigError, DataError
 from coke.images import Rows, find_rows
 from coke.images.decode import decode
@@ -128,9 +128,8 @@ def check_output(out: Path, features: str, tokens: bool, number_type: str) -> No
 
 def check_folder(out: Path) -> None:
     """Raise `ConfigError` where no file can be written into an output's folder, or one to be made."""
-    above = next(place for place in out.absolute().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out} cannot be written: {above} is no folder that one may write into")
+    if not is_writable(out):
+        raise ConfigError(f"{out} cannot be written: nothing can be made in {out.parent}")
 
 
 class Listed(Dataset["Tensor | str"]):

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from coke.atomic import atomic, atomic_place
+from coke.atomic import atomic, atomic_place, is_writable
 from coke.errors import ConfigError, did_you_mean
 from coke.evaluation.features import normalised, pooled
 from coke.model.card import model_card
@@ -122,8 +122,7 @@ def check_place(out: Path, source: Path, what: str, suffix: str | None, overwrit
         raise ConfigError(f"{out}: {what} is a {suffix} file, not {out.suffix!r}")
     if suffix is None and out.suffix == ".safetensors":
         raise ConfigError(f"{out}: {what} is a folder, not a file")
-    above = next(place for place in out.absolute().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    if not is_writable(out):
         raise ConfigError(f"{out} cannot be written there: choose another --out")
     if not out.exists():
         return

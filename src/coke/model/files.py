@@ -176,7 +176,7 @@ def load(
     (torch.Size([5, 128]), torch.Size([5]))
     """
     from coke.backbones import create
-    from coke.bounded.files import load_clustering, n_heads
+    from coke.bounded.files import load_clusterings
     from coke.method.network import make_projector
     from coke.model.model import Model
 
@@ -184,12 +184,10 @@ def load(
     if not (folder / BACKBONE).is_file():
         raise ResumeError(f"{folder} holds no finished model: {BACKBONE} is missing")
     stated = stated_in(folder / BACKBONE)
-    try:
-        architecture = stated["architecture"]
-        keys = ("input_size", "mean", "std", "crop_pct", "interpolation")
-        seen = Preprocessing.of_timm({key: json.loads(stated[key]) for key in keys})
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{folder / BACKBONE} does not say how it was made ({error})") from error
+    seen = stated_preprocessing(stated)
+    if seen is None or "architecture" not in stated:
+        raise DataError(f"{folder / BACKBONE} does not say how it was made: coke did not write it")
+    architecture = stated["architecture"]
     if backbone is None:
         if architecture.startswith("custom:"):
             raise ConfigError(f"{folder} has a backbone of your own ({architecture}): give it as backbone=")
@@ -197,11 +195,26 @@ def load(
     load_weights(backbone, folder / BACKBONE, "backbone")
     projector, heads = None, []
     if (folder / PROJECTOR).is_file():
-        projector = make_projector(*json.loads(stated_in(folder / PROJECTOR)["widths"]))
+        widths = stated_in(folder / PROJECTOR).get("widths")
+        if widths is None:
+            raise DataError(
+                f"{folder / PROJECTOR} does not say how wide its layers are: coke did not write it"
+            )
+        projector = make_projector(*json.loads(widths))
         load_weights(projector, folder / PROJECTOR, "projector")
         if (folder / CLUSTERS).is_file():
-            heads = [load_clustering(folder / CLUSTERS, head) for head in range(n_heads(folder / CLUSTERS))]
+            heads = load_clusterings(folder / CLUSTERS)
     return Model(backbone, seen, projector=projector, heads=heads, name=architecture).to(device)
+
+
+def stated_preprocessing(stated: Mapping[str, str]) -> Preprocessing | None:
+    """How a file's metadata say that images are to be seen; None where they do not."""
+    keys = ("input_size", "mean", "std", "crop_pct", "interpolation")
+    try:
+        found = {key: json.loads(stated[key]) for key in keys}
+    except (KeyError, ValueError):
+        return None
+    return Preprocessing.of_timm(found)
 
 
 def stated_in(path: Path) -> dict[str, str]:

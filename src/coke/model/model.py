@@ -20,7 +20,7 @@ from coke.errors import ConfigError, DataError
 from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
-from coke.model.files import Preprocessing, load_weights, published
+from coke.model.files import Preprocessing, load_weights, published, stated_in, stated_preprocessing
 
 if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
@@ -98,8 +98,7 @@ class Model:
         if isinstance(images, str | os.PathLike) and not _is_one_image(Path(images)):
             yield from self._data_set(Path(images), batch_size)
         elif isinstance(images, ImageSet):
-            for rows in torch.arange(len(images)).split(batch_size):
-                yield torch.stack([seen.center(images.read(row)) for row in rows.tolist()])
+            yield from images.centered(seen.size, batch_size, seen.shorter, seen.interpolation)
         elif isinstance(images, Tensor | np.ndarray):
             pixels = _pixels(images)
             for block in (pixels if pixels.ndim == 4 else pixels[None]).split(batch_size):
@@ -169,7 +168,7 @@ class Model:
 
     @classmethod
     def of_timm(cls, name: str, weights: str | os.PathLike[str] | None = None) -> Model:
-        """Any of timm's models, seeing images as its published weights want them.
+        """Any of timm's models, seeing images as the file of its weights says, or as its published weights want them.
 
         Args:
             name: with or without a tag, as ``timm.create_model`` takes it.
@@ -185,7 +184,10 @@ class Model:
         backbone = (
             published(name) if weights is None else load_weights(create(name), Path(weights), "backbone")
         )
-        return cls(backbone, Preprocessing.of_timm(resolve_model_data_config(backbone)), name=name)
+        seen = Preprocessing.of_timm(resolve_model_data_config(backbone))
+        if weights is not None and Path(weights).suffix == ".safetensors":
+            seen = stated_preprocessing(stated_in(Path(weights))) or seen
+        return cls(backbone, seen, name=name)
 
     def predict(self, images: Any, head: int = 0, **sizes: Any) -> Prediction:
         """The cluster of each image: the nearest center of a head, by cosine.

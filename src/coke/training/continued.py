@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from coke.bounded.files import load_clustering
+from coke.bounded.files import load_clusterings
 from coke.errors import ConfigError, ResumeError
 from coke.images import ImageSet
 from coke.model.files import load_weights
@@ -42,8 +42,8 @@ class Earlier:
         return torch.tensor(now, dtype=torch.int64), torch.tensor(then, dtype=torch.int64)
 
 
-def read_earlier(run: Run, config: Config) -> Earlier:
-    """What a run left, for one that goes on from it.
+def check_earlier(run: Run, config: Config) -> None:
+    """Whether a run can be gone on from, by its files' names and columns.
 
     Raises `ResumeError` where it is not finished, or of a coke that did not write what is needed; `ConfigError` where
     the clusters asked for are others than the run has.
@@ -59,10 +59,15 @@ def read_earlier(run: Run, config: Config) -> Earlier:
             raise ConfigError(
                 f"{key}={asked} does not fit {run.path}, whose clusters are carried over and which has {then[key]}"
             )
+    if "content" not in pq.read_schema(run.assignments).names:
+        raise ResumeError(f"{run.path} was made by an older coke, whose images cannot be recognised")
+
+
+def read_earlier(run: Run, config: Config) -> Earlier:
+    """What a run left, for one that goes on from it. Raises as `check_earlier` does."""
+    check_earlier(run, config)
     table = pq.read_table(run.assignments)
     heads = range(len(config.n_clusters))
-    if "content" not in table.column_names:
-        raise ResumeError(f"{run.path} was made by an older coke, whose images cannot be recognised")
     rows = {content: row for row, content in enumerate(table["content"].to_pylist())}
     trained, clusters = (
         np.stack([table[f"{name}_{head}"].to_numpy() for head in heads], axis=1)
@@ -83,8 +88,8 @@ def carry_over(earlier: Earlier, learner: Learner, images: ImageSet) -> str:
     assignment are far larger than training's duals (0.8 against 0.1 on the textures), so that they would move images.
     """
     load_weights(learner.network.module.projector, earlier.run.projector, "projector")
-    for head, clustering in enumerate(learner.clusterings):
-        km = load_clustering(earlier.run.clusters, head)
+    earlier_clusters = load_clusterings(earlier.run.clusters)
+    for km, clustering in zip(earlier_clusters, learner.clusterings, strict=True):
         centers = torch.as_tensor(km.cluster_centers_, device=learner.device)
         clustering.centers.copy_(centers)
         clustering.frozen_centers.copy_(centers)

@@ -16,7 +16,7 @@ from coke.run import Run
 from coke.training.auto import check_settings, resolve
 from coke.training.backbone import check_architecture, find_init
 from coke.training.config import Config, chosen, without_fixed
-from coke.training.continued import read_earlier
+from coke.training.continued import check_earlier
 from coke.training.recipes import ALIASES, find_recipe
 from coke.training.settings import places, plain
 
@@ -101,7 +101,7 @@ def make_plan(
     if known.init:
         find_init(known.init)
     if known.continues and run is None:
-        read_earlier(Run(known.continues), known)
+        check_earlier(Run(known.continues), known)
     splits = open_data(
         known.data,
         seed=known.seed,

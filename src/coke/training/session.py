@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import textwrap
 from typing import Any
 
@@ -13,9 +12,10 @@ from safetensors.torch import save
 from torch import nn
 
 from coke import distributed
+from coke.atomic import atomic, is_writable
 from coke.errors import ConfigError, ResumeError
 from coke.model.files import Preprocessing, own_tensors, write_backbone, write_projector
-from coke.run import Run, atomic
+from coke.run import Run
 from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
 from coke.training.continued import carry_over, drift, in_words, load_earlier_backbone, read_earlier
@@ -85,8 +85,7 @@ def check_folder(run: Run) -> None:
         raise ResumeError(
             f"{run.path} holds a run already: continue it with --resume, or choose another --out"
         )
-    above = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    if not is_writable(run.config_file):
         raise ConfigError(f"{run.path}: no run folder can be written there, choose another --out")
 
 
