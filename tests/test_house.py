@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "run": LOW,
     "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors", "run"},
     "evaluation": LOW | {"images", "run"},
+    "explore": LOW,
     "report": LOW | {"images", "run"},
     "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model"},
     "api": LOW | {"backbones", "method", "images", "run", "evaluation", "report", "training"},
