@@ -46,7 +46,7 @@ def auto(split, **overrides):
     return resolve(chosen({**RECIPES["auto"].settings, "recipe": "auto", "data": "x"}, overrides), split)
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 17, 100, 999, 5000, 60_000])
+@pytest.mark.parametrize("n", [4, 5, 7, 17, 100, 999, 5000, 60_000])
 def test_any_number_of_images_has_settings_that_hold(n):
     config = auto(images(n)).config
     assert 2 <= config.batch_size <= n
@@ -285,7 +285,9 @@ def test_images_without_any_contrast_do_not_divide_by_zero():
             r"batch_size=101 does not fit 100 images: choose 2 \.\.\. 100",
         ),
         (100, {"batch_size": 1}, ConfigError, "batch_size=1 does not fit"),
-        (1, {}, DataError, "one image is not enough, clustering needs at least two"),
+        (1, {}, DataError, "one image is not enough: training tells clusters of at least two"),
+        (3, {}, DataError, "3 images are not enough: .* so give four"),
+        (9, {"n_clusters": 1, "objective.rotation": 0.0}, ConfigError, "n_clusters=1 makes one cluster of all"),
         (100, {"n_clusters": []}, ConfigError, "n_clusters must name at least one head"),
         (100, {"seed": -1}, ConfigError, r"seed must lie in 0 \.\.\."),
         (100, {"seed": 10**30}, ConfigError, r"seed must lie in 0 \.\.\."),

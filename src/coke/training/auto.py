@@ -24,6 +24,7 @@ IMAGES_PER_CLUSTER = 285  # learned on CIFAR-10 (method section 7): 50,000 image
 FEW_IMAGES = (
     5_000  # below it a network hardly learns from scratch (docs/log.md, "How many clusters for few images")
 )
+FEWEST_IMAGES = 4  # two clusters of two
 CPU_MINUTES = 60  # of training, where nobody says how many epochs
 CPU_SIDE = 128  # px, the largest view that a CPU gets by itself
 SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
@@ -59,9 +60,11 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             node[key] = value
         reasons.extend([reason] if left and reason else [])
 
-    if n_images < 2:
-        count = "one image is" if n_images else "no images are"
-        raise DataError(f"{images.name}: {count} not enough, clustering needs at least two")
+    if n_images < FEWEST_IMAGES:
+        count = "one image is" if n_images == 1 else f"{n_images or 'no'} images are"
+        raise DataError(
+            f"{images.name}: {count} not enough: training tells clusters of at least two images apart, so give four"
+        )
 
     cpu = given.accelerator == "cpu" or (given.accelerator == "auto" and not torch.cuda.is_available())
     side = int(images.sizes.min(dim=1).values.median())
@@ -131,7 +134,7 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
     by_root = math.sqrt(n_images) / 2  # to look at: tens of images in each of tens of clusters
     smallest = min(3000, max(2, round(max(n_images / IMAGES_PER_CLUSTER, by_root))))
     proportions = sorted({smallest, round(smallest * 4 / 3), round(smallest * 5 / 3)})
-    heads = [k for k in proportions if 2 * k <= n_images] or [1]
+    heads = [k for k in proportions if 2 * k <= n_images]
     settle(
         "n_clusters",
         heads,
@@ -146,6 +149,10 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
     heads, ratio = settled["n_clusters"], given.min_size_ratio
     for n_clusters in heads:
         check_n_clusters(n_images, n_clusters, ratio)
+    if max(heads) == 1 and not settled["objective"]["rotation"]:
+        raise ConfigError(
+            "n_clusters=1 makes one cluster of all images, which it takes no network to predict: give at least 2"
+        )
 
     rate, per = {"sgd": (0.06, 128), "lars": (1.6, 1024), "adamw": (0.001, 256)}[given.optimizer]
     peak = rate * batch_size / per
