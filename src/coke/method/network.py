@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, normalize
 
 from coke.errors import ConfigError
@@ -72,11 +71,7 @@ class Network(nn.Module):
             raise ConfigError(
                 "this network has no head for rotation prediction: make it with predicts_rotation=True"
             )
-        unchanged = {name: buffer.clone() for name, buffer in self.backbone.named_buffers()}
-        features = functional_call(
-            self.backbone, unchanged, (copies,)
-        )  # whose statistics are not those of images
-        return self.turner(pool(features)).float()
+        return self.turner(pool(self.backbone(copies))).float()
 
 
 def make_projector(n_features: int, hidden: int, dim: int) -> nn.Sequential:
