@@ -8,7 +8,7 @@
     backbone.safetensors   the trained backbone, for timm or any nn.Module of the same shape
     projector.safetensors  the trained projector: with clusters.safetensors what `coke.load` makes a model of
     assignments.parquet    key, content (a hash), and per head h: cluster_h, score_h, margin_h, second_h, trained_h
-    clusters.safetensors   per head h: centers_h [K, D], duals_h [K], counts_h [K]; coke.load_clustering reads it
+    clusters.safetensors   per head h: centers_h, trained_centers_h [K, D], duals_h, counts_h [K] (load_clustering)
     evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
     drift.json             of a run that goes on from another: how far clusters of known images moved
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}

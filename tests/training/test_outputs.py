@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import nn
+from torch.nn.functional import normalize
 
 from coke.errors import ConfigError
 from coke.images.scan import scan
@@ -152,7 +153,8 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     heads, run = clusterings(), Run(tmp_path)
     network = Network(small(), 4, dim=5).train()
     statistics = network.projector[1].running_mean.clone()
-    trained = torch.randint(3, (11, 2))
+    trained = torch.randint(3, (11, 2))  # so that no image has label 3 of the second head, ...
+    trained[0] = -1  # ... and one has none
     (tmp_path / ".projections-of-a-killed-process").mkdir()
     write_clustering(run, network, heads, trained, scan(rows), config)
     assert network.training
@@ -169,11 +171,16 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
     with torch.no_grad():
         features = network.eval()((pixels / 255 - mean) / std).projection.double()
-    assert set(stored) == {f"{name}_{head}" for name in ("centers", "duals", "counts") for head in range(2)}
+    kinds = ("centers", "duals", "counts", "trained_centers")
+    assert set(stored) == {f"{name}_{head}" for name in kinds for head in range(2)}
     for head, clustering in enumerate(heads):
-        assert torch.equal(stored[f"centers_{head}"], clustering.frozen_centers)
+        assert torch.equal(stored[f"trained_centers_{head}"], clustering.frozen_centers)
+        centers = clustering.frozen_centers.clone()
+        for label in trained[1:, head].unique():
+            centers[label] = normalize(features[trained[:, head] == label].sum(dim=0), dim=0)
+        torch.testing.assert_close(stored[f"centers_{head}"], centers)
         assert table[f"trained_{head}"].to_pylist() == trained[:, head].tolist()
-        cosines = (features @ clustering.frozen_centers.double().t()).numpy()
+        cosines = (features @ centers.double().t()).numpy()
         cluster = table[f"cluster_{head}"].to_numpy()
         sizes = np.bincount(cluster, minlength=clustering.n_clusters)
         assert stored[f"counts_{head}"].tolist() == sizes.tolist()

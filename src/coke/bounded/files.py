@@ -1,6 +1,7 @@
 """clusters.safetensors: the one format in which clusters are kept, by `coke cluster` and by `coke pretrain`.
 
     centers_h [K, D], duals_h float64 [K], counts_h int64 [K]    for every head h = 0, 1, ...
+    trained_centers_h [K, D]    of `coke pretrain`: those of its last epoch, of augmented views, to go on from
 
 Its metadata say under "coke clustering", as JSON: format_version, coke_version, metric, and facts such as bounds,
 gap and seed. The same clusters give the same bytes. Format 1 had one head, without a number in its names.
@@ -31,11 +32,19 @@ def about(metric: str, facts: Mapping[str, Any]) -> dict[str, str]:
     return {KIND: json.dumps({**own, **facts})}
 
 
-def as_bytes(heads: Sequence[Sequence[Tensor]], metric: str, facts: Mapping[str, Any]) -> bytes:
-    """The file's content. heads: of each its centers [K, D], duals [K] and counts [K]; facts: what JSON holds."""
+def as_bytes(
+    heads: Sequence[Sequence[Tensor]],
+    metric: str,
+    facts: Mapping[str, Any],
+    more: Mapping[str, Tensor] | None = None,
+) -> bytes:
+    """The file's content.
+
+    heads: of each its centers [K, D], duals [K] and counts [K]; facts: what JSON holds; more: other tensors by name.
+    """
     from safetensors.torch import save
 
-    tensors: dict[str, Tensor] = {}
+    tensors = dict(more or {})
     for head, (centers, duals, counts) in enumerate(heads):
         values = {"centers": centers, "duals": duals.double(), "counts": counts.long()}
         tensors |= {f"{name}_{head}": each.detach().cpu().contiguous() for name, each in values.items()}

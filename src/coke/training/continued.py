@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from coke.bounded.files import load_clusterings
 from coke.errors import ConfigError, ResumeError
 from coke.images import ImageSet
 from coke.model.files import load_weights
@@ -59,8 +60,10 @@ def check_earlier(run: Run, config: Config) -> None:
             raise ConfigError(
                 f"{key}={asked} does not fit {run.path}, whose clusters are carried over and which has {then[key]}"
             )
-    if "content" not in pq.read_schema(run.assignments).names:
-        raise ResumeError(f"{run.path} was made by an older coke, whose images cannot be recognised")
+    with safe_open(run.clusters, "pt") as file:
+        centers = [name for name in file.keys() if name.startswith("trained_centers")]  # noqa: SIM118 it is no mapping
+    if not centers or "content" not in pq.read_schema(run.assignments).names:
+        raise ResumeError(f"{run.path} was made by an older coke, which did not leave what another needs")
 
 
 def read_earlier(run: Run, config: Config) -> Earlier:
@@ -86,11 +89,13 @@ def carry_over(earlier: Earlier, learner: Learner, images: ImageSet) -> str:
 
     Predictor and duals begin anew, as in every run: the first is no part of a finished one, and the prices of the final
     assignment are far larger than training's duals (0.8 against 0.1 on the textures), so that they would move images.
+    Centers are training's own: with those of un-augmented images 55, 35 and 26 % of known images kept their cluster
+    over 8 epochs of textures, with these 81, 67 and 50 %.
     """
     load_weights(learner.network.module.projector, earlier.run.projector, "projector")
-    earlier_clusters = load_clusterings(earlier.run.clusters)
-    for km, clustering in zip(earlier_clusters, learner.clusterings, strict=True):
-        centers = torch.as_tensor(km.cluster_centers_, device=learner.device)
+    tensors = load_file(earlier.run.clusters)
+    for head, clustering in enumerate(learner.clusterings):
+        centers = tensors[f"trained_centers_{head}"].to(learner.device)
         clustering.centers.copy_(centers)
         clustering.frozen_centers.copy_(centers)
     now, then = earlier.find(images)

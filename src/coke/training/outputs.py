@@ -38,8 +38,10 @@ def write_clustering(
 ) -> None:
     """assignments.parquet and clusters.safetensors: every image's cluster in every head, within the head's bound.
 
-    Images are seen un-augmented, at their centre, and assigned to the final centers exactly, at the least sum of
-    1 - cosine under which each cluster holds its ``min_size_ratio`` N / K images: what the training aims at.
+    Images are seen un-augmented, at their centre, as later ones will be: the centers are the means of their projections
+    under the labels that training gave last (training's own centers are of augmented views, which lie elsewhere). All
+    are then assigned exactly, at the least sum of 1 - cosine under which each cluster holds its ``min_size_ratio``
+    N / K images: what the training aims at.
 
     Per head h, ``score_h`` is the cosine to the own center; ``second_h`` the nearest other cluster, and ``margin_h``
     how much smaller the cosine to it is: negative where the bound moved the image. ``trained_h`` is the label that
@@ -61,17 +63,19 @@ def write_clustering(
     with TemporaryDirectory(prefix=_FOLDER, dir=run.path) as folder, distributed.alone():
         features = _projections(Path(folder), network, images, config)
         for head, clustering in enumerate(clusterings):
-            centers, duals = clustering.frozen_centers.cpu(), clustering.duals.cpu()
-            km = estimator_of(centers, duals, torch.ones(len(centers)), metric="cosine")
+            labels = trained[:, head].cpu()
+            centers = _means(features, labels, clustering.frozen_centers.cpu())
+            km = estimator_of(centers, clustering.duals.cpu(), torch.ones(len(centers)), metric="cosine")
             place, prices = placed(km, features, min_size_ratio=clustering.min_size_ratio)
-            columns |= columns_of(head, place) | {f"trained_{head}": trained[:, head].cpu().int().numpy()}
+            columns |= columns_of(head, place) | {f"trained_{head}": labels.int().numpy()}
             counts = np.bincount(place["cluster"], minlength=len(centers))
             heads.append((centers, torch.from_numpy(prices), torch.from_numpy(counts)))
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
     ratios = [clustering.min_size_ratio for clustering in clusterings]
+    own = {f"trained_centers_{head}": km.frozen_centers.cpu() for head, km in enumerate(clusterings)}
     with atomic(run.clusters, "wb") as stream:
-        stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}))
+        stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}, own))
 
 
 def _projections(folder: Path, network: Network, images: ImageSet, config: Config) -> np.ndarray[Any, Any]:
@@ -84,6 +88,16 @@ def _projections(folder: Path, network: Network, images: ImageSet, config: Confi
         block[(block == 0).all(dim=1), 0] = 1.0  # what has no direction lies anywhere
         stored.add(block, {}, int(rows[-1]) + 1)
     return stored.rows()
+
+
+def _means(features: np.ndarray[Any, Any], labels: Tensor, instead: Tensor) -> Tensor:
+    """Unit means [K, D] of features [N, D] by their labels [N]; a row of ``instead`` where no image has the label."""
+    sums = torch.zeros(len(instead), instead.shape[1], dtype=torch.float64)
+    for rows in torch.arange(len(labels)).split(_BLOCK):
+        known = rows[labels[rows] >= 0]
+        sums.index_add_(0, labels[known].long(), torch.from_numpy(features[known.numpy()]).double())
+    there = sums.norm(dim=1, keepdim=True) > 0
+    return nn.functional.normalize(sums).to(instead.dtype).where(there, instead)
 
 
 class _Projection(nn.Module):
