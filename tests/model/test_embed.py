@@ -139,6 +139,12 @@ def test_what_cannot_be_read_is_listed(
         file.write_bytes(b"damaged")
     text = said(capsys, "embed", run.path, images, "--out", tmp_path / "none.npy", code=1)
     assert "none of 200 images can be read (not an image in a known format (7 bytes))" in text
+    text = said(capsys, "predict", run.path, images, "--out", tmp_path / "nothing.parquet", code=1)
+    for name in ("none", "nothing"):  # every one of them, and nothing else is left behind
+        lines = (tmp_path / f"{name}.unreadable.csv").read_text().splitlines()
+        assert len(lines) == 201
+        assert [path.name for path in tmp_path.glob(f"*{name}*")] == [f"{name}.unreadable.csv"]
+    assert f"All of them: {tmp_path / 'nothing.unreadable.csv'}" in text
     with pytest.raises(DataError, match=r"png cannot be read: not an image"):
         model.embed([files[0]])
 

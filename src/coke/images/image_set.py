@@ -16,17 +16,10 @@ from torch.nn import functional
 from coke.images.decode import decode
 from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Source
+from coke.images.unreadable import Unreadable
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that was left out, and why."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

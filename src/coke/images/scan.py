@@ -13,9 +13,10 @@ from torch import Tensor
 
 from coke.errors import DataError
 from coke.images.decode import Content, decode
-from coke.images.image_set import ImageSet, Unreadable
+from coke.images.image_set import ImageSet
 from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Rows
+from coke.images.unreadable import Unreadable
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -25,8 +26,6 @@ _SUMMED = 1 << 20  # values of a channel that are summed at once: float64 takes 
 _SMALL = (
     3 * 80 * 80
 )  # values of an image: below, sums of many at once are faster, and threads in each other's way
-_NAMED = 5
-_ONE_OF = 10  # rows of which one may be unreadable, whatever its share
 
 
 class _Scan:
@@ -103,14 +102,11 @@ def scan(
     rows: Rows,
     *,
     resident_bytes: int = 2 << 30,
-    max_unreadable_share: float = 0.01,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Decode all rows and return the readable ones.
+    """Decode all rows and return the readable ones; ``unreadable`` of the set has the others.
 
     resident_bytes: pixels stay in memory where all images have one size and together take at most this.
-    max_unreadable_share: of the rows, and of ten rows or more one at least, unless it is 0; more raises
-    `DataError` naming the first few. So does a split in which no image can be read at all.
     """
     n_rows = len(rows.keys)
     state = _Scan(rows, resident_bytes)
@@ -119,7 +115,6 @@ def scan(
         unreadable += more
         if progress is not None:
             progress(min(number * _CHUNK, n_rows), n_rows)
-    _refuse(rows.name, unreadable, n_rows, max_unreadable_share)
     kept = torch.from_numpy(state.readable).nonzero()[:, 0]
     source, places = rows.source, kept
     if state.pixels is not None:
@@ -165,17 +160,3 @@ def _digest(content: Content, pixels: Tensor) -> bytes:
         return hashlib.blake2b(content, digest_size=16).digest()
     shape = f"{tuple(pixels.shape)}".encode()  # the same bytes in another shape are another image
     return hashlib.blake2b(shape + pixels.contiguous().numpy().tobytes(), digest_size=16).digest()
-
-
-def _refuse(name: str, unreadable: list[Unreadable], n_rows: int, max_share: float) -> None:
-    share = len(unreadable) / max(n_rows, 1)
-    one_at_least = 1 if max_share > 0 and n_rows >= _ONE_OF else 0
-    if not unreadable or (share <= max_share and len(unreadable) < n_rows) or len(unreadable) <= one_at_least:
-        return
-    named = "; ".join(f"{bad.key}: {bad.reason}" for bad in unreadable[:_NAMED])
-    more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
-    raise DataError(
-        f"{name}: {len(unreadable)} of {n_rows} images cannot be read "
-        f"({share:.1%}, allowed {max_share:.1%}). {named}{more}. "
-        "Repair or remove them, or allow more with max_unreadable_share"
-    )

@@ -29,10 +29,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coke.atomic import atomic, is_writable
-from coke.errors import ConfigError, DataError
+from coke.errors import ConfigError, DataError, UnreadableError
 from coke.images import Rows, find_rows
 from coke.images.decode import decode
 from coke.images.table import Files
+from coke.images.unreadable import list_unreadable
 from coke.model.files import Preprocessing
 from coke.model.model import Features, Model
 
@@ -84,7 +85,7 @@ def embed_data(
         progress: called with images done and images in all.
 
     Raises:
-        ConfigError: an unknown suffix, projections of tokens. DataError: no image that can be read.
+        ConfigError: an unknown suffix, projections of tokens. UnreadableError: no image can be read.
     """
     out = Path(out)
     check_output(out, features, tokens, number_type)
@@ -106,9 +107,10 @@ def embed_data(
                 progress(stop, len(images))
     finally:  # also where Ctrl-C ends it
         partial.note()
-    unreadable = images.listed(partial.failed)
+    if not partial.n_rows:  # nothing to go on with
+        partial.remove()
+    unreadable = images.left_out(partial.failed, out)
     _write(out, partial.rows(), images.columns(partial.failed))
-    list_unreadable(out, unreadable)
     partial.remove()
     return Embedded(partial.n_rows, partial.shape, unreadable, resumed_at)
 
@@ -197,12 +199,19 @@ class Listed(Dataset["Tensor | str"]):
                 digest.update(str(error).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def listed(self, failed: Mapping[int, str]) -> dict[str, str]:
-        """Reasons by the images' keys. Raises `DataError` where no image could be read."""
+    def left_out(self, failed: Mapping[int, str], out: Path) -> dict[str, str]:
+        """Reasons by the images' keys, also in NAME.unreadable.csv beside an output, if there are any.
+
+        Raises `UnreadableError` where no image could be read.
+        """
+        unreadable = {self.keys[index]: reason for index, reason in failed.items()}
+        path = out.with_name(f"{out.stem}.unreadable.csv")
+        list_unreadable(path, unreadable.items())
         if len(failed) == len(self):
             why = next(iter(failed.values()))
-            raise DataError(f"{self.rows[0].name}: none of {len(self)} images can be read ({why})")
-        return {self.keys[index]: reason for index, reason in failed.items()}
+            told = f"{self.rows[0].name}: none of {len(self)} images can be read ({why}). All of them: {path}"
+            raise UnreadableError(told, list(unreadable.items()))
+        return unreadable
 
     def columns(self, failed: Mapping[int, str]) -> dict[str, list[Any]]:
         """``key`` and, where there are classes, ``label`` of the images that can be read."""
@@ -217,14 +226,6 @@ def _class_names(part: Rows) -> list[str | None]:
     numbers = [-1] * len(part.keys) if part.labels is None else part.labels.tolist()
     classes = part.classes
     return [None if n < 0 else classes[n] if classes is not None else str(n) for n in numbers]
-
-
-def list_unreadable(out: Path, unreadable: Mapping[str, str]) -> None:
-    """NAME.unreadable.csv beside an output, or none where all could be read."""
-    path = out.with_name(f"{out.stem}.unreadable.csv")
-    path.unlink(missing_ok=True)
-    if unreadable:
-        _write_csv(path, ("key", "reason"), list(unreadable.items()))
 
 
 class Partial:

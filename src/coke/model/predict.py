@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.errors import ConfigError
-from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder, list_unreadable
+from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -87,11 +87,13 @@ def predict_data(
             partial.add(model.features(pixels, "projection") if len(pixels) else None, failed, stop)
             if progress is not None:
                 progress(stop, len(images))
-        unreadable, table = images.listed(partial.failed), dict[str, Any](images.columns(partial.failed))
+        unreadable, table = (
+            images.left_out(partial.failed, out),
+            dict[str, Any](images.columns(partial.failed)),
+        )
         projections = partial.rows()
         for head in heads:
             table |= columns_of(head, placed(model.heads[head], projections, **(sizes or {}))[0])
         with atomic(out, "wb") as stream:
             pq.write_table(pa.table(table), stream, compression="zstd")
-    list_unreadable(out, unreadable)
     return Embedded(partial.n_rows, partial.shape, unreadable)

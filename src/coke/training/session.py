@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from coke import distributed
 from coke.atomic import atomic, is_writable
 from coke.errors import ConfigError, ResumeError
+from coke.images.unreadable import list_unreadable
 from coke.model.files import Preprocessing, own_tensors, write_backbone, write_projector
 from coke.run import Run
 from coke.training import backbone as backbones
@@ -105,13 +105,7 @@ def _open_folder(run: Run, plan: Plan, training: Training, initial: dict[str, to
     if resumed:
         made_with = gone_on(run.environment, made_with)
     run.write_json(run.environment_file, made_with)
-    splits = [images for images in (plan.splits.train, plan.splits.query) if images is not None]
-    reasons = {image.key: image.reason for images in splits for image in images.unreadable}
-    if reasons:
-        with atomic(run.unreadable_file) as stream:
-            csv.writer(stream).writerows([("key", "reason"), *reasons.items()])
-    else:  # what another start may have left
-        run.unreadable_file.unlink(missing_ok=True)
+    list_unreadable(run.unreadable_file, plan.splits.unreadable)
     if initial is not None:
         with atomic(run.initial, "wb") as stream:
             stream.write(save(initial))
