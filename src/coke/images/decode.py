@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from coke.errors import DataError
@@ -24,6 +24,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NEEDS = {  # what reads a file, by the brand that it states: Pillow cannot everywhere
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+INSTALL = {
+    "HEIC": "pillow-heif (pip install 'coke-ssl[heic]')",
+    "AVIF": "Pillow 11.3 or newer with AVIF (pip install -U pillow)",
+}
+"""What to install where images of a format cannot be read, by the format."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -31,9 +40,10 @@ def decode(content: Content) -> Tensor:
     """One image as uint8 [3, height, width], RGB, upright; channels last in memory, as crops are cut fastest.
 
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
-    CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
-    Raises `DataError` with the reason where the content is no image, is truncated, or states no range of
-    values (32-bit float or integer pixels).
+    CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
+    where pillow-heif is installed, AVIF where Pillow was built with it.
+    Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed, or
+    states no range of values (32-bit float or integer pixels).
 
     >>> decode(Image.new("LA", (2, 1), (0, 0))).tolist()  # transparent black over white
     [[[255, 255]], [[255, 255]], [[255, 255]]]
@@ -46,7 +56,7 @@ def decode(content: Content) -> Tensor:
     try:
         if isinstance(content, Image.Image):
             return _to_tensor(content)
-        with Image.open(io.BytesIO(content)) as image:
+        with _opened(content) as image:
             if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
                 return _jpeg(content, image)
             return _to_tensor(image)
@@ -57,6 +67,36 @@ def decode(content: Content) -> Tensor:
         raise DataError(f"not an image in a known format ({size})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: kept as reason
         raise DataError(f"{type(error).__name__}: {error}") from error
+
+
+def _opened(content: bytes) -> Image.Image:
+    """The image's header, its pixels still encoded. What Pillow cannot open by itself pillow-heif may."""
+    try:
+        return Image.open(io.BytesIO(content))
+    except Image.UnidentifiedImageError:
+        needed = _NEEDS.get(content[8:12]) if content[4:8] == b"ftyp" else None
+        if needed is None:
+            raise
+        if needed == "HEIC" and _registered_heif():
+            return Image.open(io.BytesIO(content))
+        if needed == "HEIC" or not features.check("avif"):
+            raise DataError(needs(needed)) from None
+        raise
+
+
+def needs(form: str) -> str:
+    """Why an image of a format of `INSTALL` cannot be read here."""
+    return f"{form} needs {INSTALL[form]}"
+
+
+def _registered_heif() -> bool:
+    """Whether pillow-heif is here. It is loaded by the first file that asks for it, which makes it known to Pillow."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _jpeg(content: bytes, image: Image.Image) -> Tensor:

@@ -18,7 +18,7 @@ from coke.images.splits import Splits, make_splits
 from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
 from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
-from coke.images.unreadable import Unreadable, refuse_too_many
+from coke.images.unreadable import Unreadable, refuse_too_many, to_install
 
 _NAME_AND_ROOT = re.compile(
     r"^(?P<name>[A-Za-z_][A-Za-z0-9_]+):(?P<root>.+)$"
@@ -73,6 +73,7 @@ def open_data(
     remarks = found.remarks
     if train.n_duplicates:
         remarks += (f"exact copies of other images to learn from: {train.n_duplicates:,}",)
+    remarks += tuple(to_install(bad.reason for bad in listed))
     return make_splits(train, query, query_split=found.query_split, seed=seed, remarks=remarks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from coke.atomic import atomic
 from coke.errors import UnreadableError
+from coke.images.decode import INSTALL, needs
 
 _NAMED = 5
 _ONE_OF = 10  # rows of which one may be unreadable, whatever its share
@@ -35,14 +37,31 @@ def refuse_too_many(
     one_at_least = 1 if max_share > 0 and n_rows >= _ONE_OF else 0
     if not unreadable or (share <= max_share and n_unreadable < n_rows) or n_unreadable <= one_at_least:
         return
-    named = "; ".join(f"{bad.key}: {bad.reason}" for bad in unreadable[:_NAMED])
-    more = f"; and {n_unreadable - _NAMED} more" if n_unreadable > _NAMED else ""
+    damaged = [bad for bad in unreadable if bad.reason not in map(needs, INSTALL)]
+    more = [f"and {len(damaged) - _NAMED} more"] if len(damaged) > _NAMED else []
+    named = "; ".join([*(f"{bad.key}: {bad.reason}" for bad in damaged[:_NAMED]), *more])
+    told = ". ".join([*([named] if named else []), *to_install(bad.reason for bad in unreadable)])
     instead = ", or allow more with max_unreadable_share" if n_unreadable < n_rows else ""
     raise UnreadableError(
         f"{name}: {n_unreadable} of {n_rows} images cannot be read "
-        f"({share:.1%}, allowed {max_share:.1%}). {named}{more}. Repair or remove them{instead}",
+        f"({share:.1%}, allowed {max_share:.1%}). {told}. Repair or remove them{instead}",
         [(bad.key, bad.reason) for bad in listed],
     )
+
+
+def to_install(reasons: Iterable[str]) -> list[str]:
+    """For each format that cannot be read here, in a sentence: how many images have it, and what to install.
+
+    >>> to_install(["HEIC needs pillow-heif (pip install 'coke-ssl[heic]')", "truncated"])
+    ["1 HEIC image cannot be read here: install pillow-heif (pip install 'coke-ssl[heic]')"]
+    """
+    counts = Counter(reasons)
+    found = [(form, counts[needs(form)]) for form in INSTALL]
+    return [
+        f"{count:,} {form} image{'s' if count > 1 else ''} cannot be read here: install {INSTALL[form]}"
+        for form, count in found
+        if count
+    ]
 
 
 def list_unreadable(path: Path, unreadable: Iterable[tuple[str, str]]) -> None:

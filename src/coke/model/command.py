@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from coke.errors import ConfigError
+from coke.images.unreadable import to_install
 from coke.model.embed import Embedded, Listed, check_output, embed_data
 from coke.model.export import export
 from coke.model.files import BACKBONE, load
@@ -109,7 +110,8 @@ def _carry_out(
         console.print(f"went on at image {done.resumed_at:,}")
     if n_failed:
         listed = options.out.with_name(f"{options.out.stem}.unreadable.csv")
-        console.print(f"{n_failed:,} images cannot be read and have no row: {listed} says why")
+        told = f"{n_failed:,} images cannot be read and have no row: {listed} says why"
+        console.print(". ".join([told, *to_install(done.unreadable.values())]))
     rate = (done.n_rows + n_failed - done.resumed_at) / seconds
     console.print(f"{options.out}: {done.n_rows:,} images in {seconds:.1f} s ({rate:,.0f} a second)")
 

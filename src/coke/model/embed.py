@@ -33,7 +33,7 @@ from coke.errors import ConfigError, DataError, UnreadableError
 from coke.images import Rows, find_rows
 from coke.images.decode import decode
 from coke.images.table import Files
-from coke.images.unreadable import list_unreadable
+from coke.images.unreadable import list_unreadable, to_install
 from coke.model.files import Preprocessing
 from coke.model.model import Features, Model
 
@@ -209,7 +209,8 @@ class Listed(Dataset["Tensor | str"]):
         list_unreadable(path, unreadable.items())
         if len(failed) == len(self):
             why = next(iter(failed.values()))
-            told = f"{self.rows[0].name}: none of {len(self)} images can be read ({why}). All of them: {path}"
+            told = ". ".join([f"none of {len(self)} images can be read ({why})", *to_install(failed.values())])
+            told = f"{self.rows[0].name}: {told}. All of them: {path}"
             raise UnreadableError(told, list(unreadable.items()))
         return unreadable
 
