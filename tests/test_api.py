@@ -119,6 +119,13 @@ def test_too_many_unreadable(labelled: Path, tmp_path: Path) -> None:
     assert again.backbone.is_file()
 
 
+def test_images_that_are_too_large(labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UnreadableError, match=r"201 of 201.*16 x 16 px are 256 pixels, more than max_image_pixels=255"
+    ):
+        train(labelled, tmp_path / "run", max_unreadable_share=0.1, max_image_pixels=255)
+
+
 def test_all_unreadable_are_listed(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{number:02}.jpg").write_bytes(b"no image")

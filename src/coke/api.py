@@ -176,6 +176,7 @@ def evaluate(
             asked,
             seed=config.seed,
             max_unreadable_share=config.max_unreadable_share,
+            max_image_pixels=config.max_image_pixels,
             **columns,
         )
     list_unreadable(run.evaluation_unreadable_file, splits.unreadable)

@@ -16,7 +16,7 @@ from coke.errors import DataError, UnreadableError
 from coke.images import open_data
 from coke.images.decode import decode
 
-from .builders import encode, picture, write_images
+from .builders import encode, write_images
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 FRAMES = [np.full((24, 32, 3), value, np.uint8) for value in (30, 120, 220)]

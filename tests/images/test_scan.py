@@ -166,6 +166,19 @@ def test_the_whole_list_comes_with_the_error(tmp_path):
     assert keys == [*(f"train/a/{i:02}.png" for i in range(9)), "test/b/03.png"]
 
 
+def test_images_that_are_too_large_are_unreadable(tmp_path):
+    write_images(tmp_path, [f"{i:02}.png" for i in range(10)])
+    (tmp_path / "large.png").write_bytes(encode(picture(0, 6, 9)))
+    ((key, reason),) = open_data(tmp_path, max_image_pixels=48).unreadable
+    assert key == "large.png"
+    assert reason.startswith("9 x 6 px are 54 pixels, more than max_image_pixels=48")
+    assert len(open_data(tmp_path, max_image_pixels=54).train) == 11
+    shrunk_since = open_data(tmp_path, max_image_pixels=54, resident_bytes=0).train
+    (tmp_path / "00.png").write_bytes(encode(picture(0, 10, 9)))
+    with pytest.raises(DataError, match="max_image_pixels=54"):  # also of later reads
+        shrunk_since.read(0)
+
+
 def test_rows_of_two_splits_are_told_apart(tmp_path):
     """Both are called "row 3": neither hides the other in the list."""
     for split, seed in (("train", 0), ("test", 50)):

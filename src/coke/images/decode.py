@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +17,9 @@ from coke.errors import DataError
 Content = bytes | Image.Image | Tensor
 """What a source gives for one image: encoded bytes, a PIL image, or uint8 [3, h, w] RGB already."""
 
+MAX_IMAGE_PIXELS = 200_000_000
+"""Of one image, unless another bound is given: those of the largest telephones are within it, and 0.6 GB as RGB."""
+_PILLOWS_LIMIT = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,14 +42,15 @@ INSTALL = {
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def decode(content: Content) -> Tensor:
+def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS) -> Tensor:
     """One image as uint8 [3, height, width], RGB, upright; channels last in memory, as crops are cut fastest.
 
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
     CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
     where pillow-heif is installed, AVIF where Pillow was built with it.
-    Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed, or
-    states no range of values (32-bit float or integer pixels).
+    Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed,
+    states no range of values (32-bit float or integer pixels), or has more than ``max_pixels``: these are not
+    decoded, since a small file may ask for any amount of memory. Of its own limit Pillow says nothing here.
 
     >>> decode(Image.new("LA", (2, 1), (0, 0))).tolist()  # transparent black over white
     [[[255, 255]], [[255, 255]], [[255, 255]]]
@@ -55,8 +62,10 @@ def decode(content: Content) -> Tensor:
         return content
     try:
         if isinstance(content, Image.Image):
+            _refuse_large(content, max_pixels)
             return _to_tensor(content)
         with _opened(content) as image:
+            _refuse_large(image, max_pixels)
             if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
                 return _jpeg(content, image)
             return _to_tensor(image)
@@ -72,16 +81,54 @@ def decode(content: Content) -> Tensor:
 def _opened(content: bytes) -> Image.Image:
     """The image's header, its pixels still encoded. What Pillow cannot open by itself pillow-heif may."""
     try:
-        return Image.open(io.BytesIO(content))
+        return _open(content)
     except Image.UnidentifiedImageError:
         needed = _NEEDS.get(content[8:12]) if content[4:8] == b"ftyp" else None
         if needed is None:
             raise
         if needed == "HEIC" and _registered_heif():
-            return Image.open(io.BytesIO(content))
+            return _open(content)
         if needed == "HEIC" or not features.check("avif"):
             raise DataError(needs(needed)) from None
         raise
+
+
+def _open(content: bytes) -> Image.Image:
+    with _without_pillows_limit():
+        return Image.open(io.BytesIO(content))
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow neither warns of large images nor refuses them: that is done by what was asked for, before it decodes.
+
+    Its limit is the process's own, so one thread at a time sets it aside, and what was there comes back. Opening
+    takes a fraction of a millisecond of the decoding, which is done by all threads at once.
+    """
+    with _PILLOWS_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _refuse_large(image: Image.Image, max_pixels: int) -> None:
+    n_pixels = image.width * image.height
+    if n_pixels > max_pixels:
+        raise DataError(
+            f"{image.width:,} x {image.height:,} px are {n_pixels:,} pixels, more than max_image_pixels="
+            f"{max_pixels}: shrink the image, or allow as many as it has"
+        )
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels. Some of Pillow's decoders look at its limit once more."""
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        with _without_pillows_limit():
+            image.load()
+    else:
+        image.load()
 
 
 def needs(form: str) -> str:
@@ -111,7 +158,9 @@ def _jpeg(content: bytes, image: Image.Image) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    image.load()  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
+    _load(
+        image
+    )  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
     orientation = _orientation(image)  # and a TIFF is upright, with none stated any more, once it is loaded
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         image = _eight_bit(image)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
+from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.folder import SUFFIXES, find_folder, list_files
 from coke.images.image_set import ImageSet
 from coke.images.listing import LISTS, TABLES, find_list, find_table
@@ -31,6 +32,7 @@ def open_data(
     seed: int = 0,
     resident_bytes: int = 2 << 30,
     max_unreadable_share: float = 0.01,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     label_column: str = "label",
     image_column: str = "image",
     progress: Callable[[int, int], None] | None = None,
@@ -41,6 +43,7 @@ def open_data(
     resident_bytes: a split's pixels stay in memory where all its images have one size and take at most this.
     max_unreadable_share: of a split's images may be unreadable (of ten or more one, unless it is 0); they are
     listed and left out.
+    max_image_pixels: of one image; larger ones are not decoded, and unreadable.
     label_column, image_column: of parquet and CSV.
     progress: called with images decoded and images in all, over both splits.
 
@@ -60,7 +63,7 @@ def open_data(
 
     def scan_split(rows: Rows, done: int) -> ImageSet:
         report = None if progress is None else lambda count, _: progress(done + count, total)
-        return scan(rows, resident_bytes=resident_bytes, progress=report)
+        return scan(rows, resident_bytes=resident_bytes, max_pixels=max_image_pixels, progress=report)
 
     train = scan_split(found.train, 0)
     query = scan_split(found.query, len(found.train.keys)) if found.query else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.images.decode import Content, decode
+from coke.images.decode import MAX_IMAGE_PIXELS, Content, decode
 from coke.images.image_set import ImageSet
 from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Rows
@@ -35,8 +35,8 @@ class _Scan:
     pixels: uint8 [N, 3, h, w] while all images are of one size and may stay in memory, else None.
     """
 
-    def __init__(self, rows: Rows, resident_bytes: int) -> None:
-        self.rows, self.resident_bytes = rows, resident_bytes
+    def __init__(self, rows: Rows, resident_bytes: int, max_pixels: int) -> None:
+        self.rows, self.resident_bytes, self.max_pixels = rows, resident_bytes, max_pixels
         n_rows = len(rows.keys)
         self.sizes = np.zeros((n_rows, 2), np.int32)
         self.hashes = np.zeros((n_rows, 16), np.uint8)
@@ -67,7 +67,7 @@ class _Scan:
         for row in range(start, min(start + _CHUNK, len(self.rows.keys))):
             try:
                 content = self.rows.source.load(row)
-                pixels = decode(content)
+                pixels = decode(content, self.max_pixels)
             except (DataError, OSError) as error:
                 reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
                 unreadable.append(Unreadable(self.rows.keys[row], reason))
@@ -102,14 +102,16 @@ def scan(
     rows: Rows,
     *,
     resident_bytes: int = 2 << 30,
+    max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
     """Decode all rows and return the readable ones; ``unreadable`` of the set has the others.
 
     resident_bytes: pixels stay in memory where all images have one size and together take at most this.
+    max_pixels: of an image; larger ones are unreadable.
     """
     n_rows = len(rows.keys)
-    state = _Scan(rows, resident_bytes)
+    state = _Scan(rows, resident_bytes, max_pixels)
     unreadable: list[Unreadable] = []
     for number, more in enumerate(state.run(), 1):
         unreadable += more
@@ -133,6 +135,7 @@ def scan(
         labels=None if rows.labels is None else rows.labels[kept],
         classes=rows.classes,
         unreadable=unreadable,
+        max_pixels=max_pixels,
     )
 
 

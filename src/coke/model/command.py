@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from coke.errors import ConfigError
+from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.unreadable import to_install
 from coke.model.embed import Embedded, Listed, check_output, embed_data
 from coke.model.export import export
@@ -21,6 +22,7 @@ from coke.model.model import Model
 from coke.model.predict import predict_data
 from coke.model.released import import_released
 from coke.progress import progress_bar
+from coke.run import Run
 
 SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
@@ -75,7 +77,17 @@ def _listed(options: Namespace) -> Listed:
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out} exists: choose another --out, or --overwrite it")
     columns = {f"{name}_column": getattr(options, f"{name}_column") for name in ("image", "label")}
-    return Listed.of(options.data, {key: value for key, value in columns.items() if value is not None})
+    columns = {key: value for key, value in columns.items() if value is not None}
+    return Listed.of(options.data, columns, _max_image_pixels(options))
+
+
+def _max_image_pixels(options: Namespace) -> int:
+    """What was asked for, or what the run's own images were allowed to have."""
+    if options.max_image_pixels is not None:
+        return int(options.max_image_pixels)
+    run = Run(options.model)
+    stated = run.config if run.config_file.is_file() else {}
+    return int(stated.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
 
 def _opened(options: Namespace) -> Model:

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from coke.atomic import atomic, is_writable
 from coke.errors import ConfigError, DataError, UnreadableError
 from coke.images import Rows, find_rows
-from coke.images.decode import decode
+from coke.images.decode import MAX_IMAGE_PIXELS, decode
 from coke.images.table import Files
 from coke.images.unreadable import list_unreadable, to_install
 from coke.model.files import Preprocessing
@@ -64,6 +64,7 @@ def embed_data(
     batch_size: int | None = None,
     workers: int = 0,
     columns: Mapping[str, str] | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
 ) -> Embedded:
     """Write the features of every image of a data set, in its order.
@@ -82,6 +83,7 @@ def embed_data(
         number_type: of what is written.
         workers: processes that decode.
         columns: ``image_column`` and ``label_column`` of parquet and CSV.
+        max_image_pixels: of one image; larger ones are not decoded, and listed as unreadable.
         progress: called with images done and images in all.
 
     Raises:
@@ -91,11 +93,11 @@ def embed_data(
     check_output(out, features, tokens, number_type)
     model.check_features(features)
     batch_size = model.images_of_a_pass(batch_size)
-    images = Listed.of(data, columns)
+    images = Listed.of(data, columns, max_image_pixels)
     asked = {
         "model": _hash_of_model(model),
         "images": images.digest(),
-        "settings": [features, tokens, number_type, asdict(model.preprocessing)],
+        "settings": [features, tokens, number_type, asdict(model.preprocessing), images.max_pixels],
     }
     partial = Partial(out.with_name(f".{out.name}.partial"), asked, number_type)
     resumed_at = partial.n_seen
@@ -137,8 +139,8 @@ def check_folder(out: Path) -> None:
 class Listed(Dataset["Tensor | str"]):
     """The images of a data set, all splits, in order: what each is called, and its pixels as a model wants them."""
 
-    def __init__(self, rows: list[Rows]) -> None:
-        self.rows = rows
+    def __init__(self, rows: list[Rows], max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        self.rows, self.max_pixels = rows, max_pixels
         self.seen: Preprocessing | None = None  # set before workers are started
         self.places = [(part.source, row) for part in rows for row in range(len(part.keys))]
         self.keys = [key for part in rows for key in part.keys]
@@ -146,11 +148,18 @@ class Listed(Dataset["Tensor | str"]):
             self.keys = [f"{part.name.rpartition(', ')[2]}/{key}" for part in rows for key in part.keys]
 
     @classmethod
-    def of(cls, data: str | Path | Listed, columns: Mapping[str, str] | None = None) -> Listed:
+    def of(
+        cls,
+        data: str | Path | Listed,
+        columns: Mapping[str, str] | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> Listed:
         """Those of ``data``, as `coke pretrain` takes it. Raises `DataError` where there are none."""
         if isinstance(data, Listed):
             return data
-        return cls(find_rows(data, **(columns or {})))
+        if max_pixels < 1:
+            raise ConfigError(f"max_image_pixels must be at least 1, got {max_pixels}")
+        return cls(find_rows(data, **(columns or {})), max_pixels)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -159,7 +168,7 @@ class Listed(Dataset["Tensor | str"]):
         assert self.seen is not None
         source, row = self.places[index]
         try:
-            return self.seen.center(decode(source.load(row)))
+            return self.seen.center(decode(source.load(row), self.max_pixels))
         except (DataError, OSError) as error:
             return str(error)
 
@@ -209,7 +218,9 @@ class Listed(Dataset["Tensor | str"]):
         list_unreadable(path, unreadable.items())
         if len(failed) == len(self):
             why = next(iter(failed.values()))
-            told = ". ".join([f"none of {len(self)} images can be read ({why})", *to_install(failed.values())])
+            told = ". ".join(
+                [f"none of {len(self)} images can be read ({why})", *to_install(failed.values())]
+            )
             told = f"{self.rows[0].name}: {told}. All of them: {path}"
             raise UnreadableError(told, list(unreadable.items()))
         return unreadable

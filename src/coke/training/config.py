@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import GenerateJsonSchema
 
 from coke.errors import ConfigError
+from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.views import View
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
 from coke.training.recipes import ALIASES
@@ -91,7 +92,8 @@ class Config(BaseModel):
     knn_images: Annotated[Count, Free] = 10_000  # of the labelled ones at most, drawn by the seed
     tensorboard: Annotated[bool, Free] = True
     linear_probe: Annotated[bool, Free] = True  # at the end
-    max_unreadable_share: Annotated[Share, Free] = 0.01
+    max_unreadable_share: Annotated[Share, Free] = 0.01  # of a split's images; they are left out
+    max_image_pixels: Annotated[Count, Free] = MAX_IMAGE_PIXELS  # larger images are not decoded, and unreadable
     image_column: Annotated[str, Free] = "image"  # of parquet and CSV
     label_column: Annotated[str, Free] = "label"
 

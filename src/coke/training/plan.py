@@ -106,6 +106,7 @@ def make_plan(
         known.data,
         seed=known.seed,
         max_unreadable_share=known.max_unreadable_share,
+        max_image_pixels=known.max_image_pixels,
         image_column=known.image_column,
         label_column=known.label_column,
         progress=progress,
