@@ -42,12 +42,15 @@ INSTALL = {
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS) -> Tensor:
+def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS, *, at_least: int | None = None) -> Tensor:
     """One image as uint8 [3, height, width], RGB, upright; channels last in memory, as crops are cut fastest.
 
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
     CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
     where pillow-heif is installed, AVIF where Pillow was built with it.
+    at_least: shorter side, px, that is enough: a JPEG is then decoded at a half, quarter or eighth of its size where
+    this leaves so much, which takes a third of the time.
+
     Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed,
     states no range of values (32-bit float or integer pixels), or has more than ``max_pixels``: these are not
     decoded, since a small file may ask for any amount of memory. Of its own limit Pillow says nothing here.
@@ -66,7 +69,9 @@ def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS) -> Tensor:
             return _to_tensor(content)
         with _opened(content) as image:
             _refuse_large(image, max_pixels)
-            if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
+            elif image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
                 return _jpeg(content, image)
             return _to_tensor(image)
     except (DataError, MemoryError):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from coke.images.shrunk import in_words
 from coke.method.dual_step import min_size
 from coke.method.labels import SLOTS, smallest_integer_type
 from coke.run import Run
@@ -38,6 +39,7 @@ def describe(
     yield from _bounds(plan)
     yield from _memory(plan)
     training = start(plan, None)
+    yield from in_words(training.seen)
     yield training.forecast(training.limit_time() or training.measure())
     yield f"run folder: {run.path}" + (" (holds a run already)" if run.metrics_file.exists() else "")
 
