@@ -65,7 +65,9 @@ def test_what_is_seen_is_said(images: Path, tmp_path: Path, capsys: pytest.Captu
     assert said in [record["text"] for record in run.metrics("event")]
     words = ["backbone=coke_conv5_w16", "epochs=2", "views.size=16", "n_clusters=[4]", "workers=0"]
     assert main(["pretrain", str(images), "--dry-run", *words]) == 0
-    assert said in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert said in told
+    assert "decoded anew each epoch, but for copies of large ones" in told
     assert main(["pretrain", str(images), "--dry-run", *words, "shrink=false"]) == 0
     assert "large images" not in capsys.readouterr().out
 
