@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import coke
-from coke.errors import ConfigError, DataError, ResumeError
+from coke.errors import ConfigError, DataError, ResumeError, UnreadableError
 from coke.run import Run
 from tiny_runs import SETTINGS, tiny, write_textures
 
@@ -105,9 +105,49 @@ def test_unreadable_images_are_listed(run: Run) -> None:
 
 
 def test_too_many_unreadable(labelled: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"broken\.png"):
-        train(labelled, tmp_path / "run", max_unreadable_share=0)
-    assert not (tmp_path / "run").exists()
+    """The run folder then holds the list of them, of both splits, and can be started again."""
+    run = Run(tmp_path / "run")
+    with pytest.raises(UnreadableError, match=r"broken\.png.*All of them: .*run/unreadable\.csv$") as refused:
+        train(labelled, run.path, max_unreadable_share=0)
+    assert list(run.path.iterdir()) == [run.unreadable_file]
+    with open(run.unreadable_file, encoding="utf-8", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["key", "reason"]
+    assert [key for key, _ in rows] == [f"{split}/class 0/broken.png" for split in ("train", "test")]
+    assert [tuple(row) for row in rows] == refused.value.unreadable
+    again = train(labelled, run.path, max_unreadable_share=0.1)
+    assert again.backbone.is_file()
+
+
+def test_images_that_are_too_large(labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UnreadableError, match=r"201 of 201.*16 x 16 px are 256 pixels, more than max_image_pixels=255"
+    ):
+        train(labelled, tmp_path / "run", max_unreadable_share=0.1, max_image_pixels=255)
+
+
+def test_all_unreadable_are_listed(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.jpg").write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match="12 of 12 images cannot be read") as refused:
+        train(tmp_path, tmp_path / "run", max_unreadable_share=1.0)
+    assert "max_unreadable_share" not in str(refused.value)  # no share would do
+    assert len(Run(tmp_path / "run").unreadable_file.read_text().splitlines()) == 13
+
+
+def test_evaluation_lists_what_it_could_not_read(run: Run, labelled: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(run.path, tmp_path / "run"))
+    coke.evaluate(run, backbone=tiny(5))
+    assert len(run.evaluation_unreadable_file.read_text().splitlines()) == 3
+    before = run.unreadable_file.read_text()
+    other = Path(shutil.copytree(labelled / "test", tmp_path / "other"))
+    for name in ("class 0", "class 1"):
+        (other / name / "more.png").write_bytes(b"no image")
+        (other / name / "and more.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match=r"All of them: .*evaluation\.unreadable\.csv"):
+        coke.evaluate(run, other, backbone=tiny(5))
+    assert len(run.evaluation_unreadable_file.read_text().splitlines()) == 6
+    assert run.unreadable_file.read_text() == before
 
 
 def test_evaluation(run: Run) -> None:

@@ -23,6 +23,7 @@ from coke.evaluation import (
     to_device,
 )
 from coke.images import Splits, has_columns, open_data
+from coke.images.unreadable import list_unreadable, listed_in
 from coke.progress import progress_bar
 from coke.report import write_report
 from coke.run import Run
@@ -81,7 +82,7 @@ def pretrain(
     run = Run(out if out is not None else default_folder(data, recipe))
     if not resume:
         check_folder(run)  # before images are read
-    with progress_bar(console, "reading images") as progress:
+    with progress_bar(console, "reading images") as progress, listed_in(run.unreadable_file):
         plan = make_plan(
             data,
             recipe,
@@ -170,12 +171,18 @@ def evaluate(
         column != Config.model_fields[name].default for name, column in columns.items()
     ) and not has_columns(asked):
         columns = {}  # other images than the run's, in a folder
-    splits = open_data(
-        asked,
-        seed=config.seed,
-        max_unreadable_share=config.max_unreadable_share,
-        **columns,
-    )
+    with listed_in(run.evaluation_unreadable_file):
+        splits = open_data(
+            asked,
+            seed=config.seed,
+            max_unreadable_share=config.max_unreadable_share,
+            max_image_pixels=config.max_image_pixels,
+            **columns,
+        )
+    list_unreadable(run.evaluation_unreadable_file, splits.unreadable)
+    if splits.unreadable and console is not None:
+        left = f"{len(splits.unreadable):,} images cannot be read: {run.evaluation_unreadable_file} says why"
+        console.print(left, highlight=False, markup=False, soft_wrap=True)
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
     evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)

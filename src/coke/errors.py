@@ -21,6 +21,14 @@ class DataError(CokeError):
     """Images, labels or files that cannot be used as asked."""
 
 
+class UnreadableError(DataError):
+    """More images that cannot be read than may be: ``unreadable`` has the key and the reason of every one."""
+
+    def __init__(self, message: str, unreadable: list[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.unreadable = unreadable
+
+
 class BoundsError(CokeError):
     """Cluster sizes or numbers of clusters that cannot hold for the data given."""
 

@@ -113,6 +113,12 @@ def _add_common(verb: argparse.ArgumentParser, out: str) -> None:
         metavar="W",
         help="processes that decode; default: the cores beside a GPU, else 0",
     )
+    add(
+        "--max-image-pixels",
+        type=int,
+        metavar="N",
+        help="larger images are not decoded, but listed as unreadable; default: the run's, else 200000000",
+    )
     for name in ("image", "label"):
         add(f"--{name}-column", metavar="NAME", help=f"of parquet and CSV; default: {name}")
 

@@ -3,13 +3,14 @@
     config.yaml            the resolved configuration, one key a line
     environment.json       versions, machine, command, data (name, fingerprint, splits), backbone name
     metrics.jsonl          one JSON object a line: {"kind": "step" | "epoch" | "knn" | "event", ...}
-    unreadable.csv         images left out: key, reason (only where there are any)
+    unreadable.csv         images left out: key, reason (only where there are any); also where they were too many
     checkpoints/           epoch-EEEE-step-SSSSSS.pt, the newest last by name; initial.safetensors
     backbone.safetensors   the trained backbone, for timm or any nn.Module of the same shape
     projector.safetensors  the trained projector: with clusters.safetensors what `coke.load` makes a model of
     assignments.parquet    key, content (a hash), and per head h: cluster_h, score_h, margin_h, second_h, trained_h
     clusters.safetensors   per head h: centers_h, trained_centers_h [K, D], duals_h, counts_h [K] (load_clustering)
     evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
+    evaluation.unreadable.csv   of the images that it was evaluated on last, as unreadable.csv
     drift.json             of a run that goes on from another: how far clusters of known images moved
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
     report.html            all of it in one page
@@ -77,6 +78,7 @@ class Run:
     projector = property(lambda self: self.path / "projector.safetensors")
     clusters = property(lambda self: self.path / "clusters.safetensors")
     evaluation_file = property(lambda self: self.path / "evaluation.json")
+    evaluation_unreadable_file = property(lambda self: self.path / "evaluation.unreadable.csv")
     drift_file = property(lambda self: self.path / "drift.json")
     verdict_file = property(lambda self: self.path / "verdict.json")
     report = property(lambda self: self.path / "report.html")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -208,6 +210,34 @@ def test_tiff_orientation_is_applied_once(orientation):
     content = encode(picture(5, 4, 7), "TIFF", exif=exif)
     turned = ImageOps.exif_transpose(Image.fromarray(as_array(encode(picture(5, 4, 7), exif=exif))))
     assert np.array_equal(as_array(content), np.asarray(turned))
+
+
+def test_larger_images_than_allowed_are_refused_before_they_are_decoded():
+    """A bomb: 40,000 x 40,000 px, 4.8 GB as RGB, in a file of less than 2 MB that is only begun."""
+    header = encode(Image.new("1", (40_000, 40_000)))[:1000]
+    with pytest.raises(
+        DataError, match=r"^40,000 x 40,000 px are 1,600,000,000 pixels, more than max_image_pixels"
+    ):
+        decode(header)
+    photograph = encode(picture(3, 20, 30), "JPEG")
+    for content in (photograph, Image.open(io.BytesIO(photograph)), encode(picture(3, 20, 30))):
+        assert decode(content, 600).shape == (3, 20, 30)
+        with pytest.raises(DataError, match="30 x 20 px are 600 pixels, more than max_image_pixels=599"):
+            decode(content, 599)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
+def test_pillows_own_limit_is_neither_heard_nor_changed(kind, monkeypatch):
+    """Below what is allowed no image is refused or warned of, from any thread, and Pillow's limit stays as it was."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here on, and refuses from 200 on
+    contents = [encode(picture(seed, height, 15), kind) for seed, height in enumerate((10, 20) * 10)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as threads:
+        warnings.simplefilter("error")
+        heights = [image.shape[1] for image in threads.map(decode, contents)]
+    assert heights == [10, 20] * 10
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(contents[1]))
 
 
 def test_malformed_exif_states_no_orientation():

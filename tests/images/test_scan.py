@@ -7,17 +7,19 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coke.errors import DataError
+from coke.errors import DataError, UnreadableError
 from coke.images import open_data
 from coke.images.scan import scan
 from coke.images.table import Pixels, Rows
 
-from .builders import encode, picture, write_images
+from .builders import encode, picture, write_images, write_parquet
 
 SIZES = [(6, 8), (9, 5), (1, 1), (30, 4)]
 
@@ -150,6 +152,43 @@ def test_too_many_unreadable_images_are_refused_by_name(tmp_path):
         (tmp_path / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"2 of 50 images.*4\.0%, allowed 1\.0%.*013\.png: not an image"):
         open_data(tmp_path)
+
+
+def test_the_whole_list_comes_with_the_error(tmp_path):
+    """Of both splits, though the first alone is refused and only five are in the sentence."""
+    for split, count in (("train", 20), ("test", 11)):
+        write_images(tmp_path / split, [f"{name}/{i:02}.png" for name in "ab" for i in range(count)])
+    for bad in [*(f"train/a/{i:02}.png" for i in range(9)), "test/b/03.png"]:
+        (tmp_path / bad).write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match=r"9 of 40 images.*and 4 more") as refused:
+        open_data(tmp_path)
+    keys = [key for key, _ in refused.value.unreadable]
+    assert keys == [*(f"train/a/{i:02}.png" for i in range(9)), "test/b/03.png"]
+
+
+def test_images_that_are_too_large_are_unreadable(tmp_path):
+    write_images(tmp_path, [f"{i:02}.png" for i in range(10)])
+    (tmp_path / "large.png").write_bytes(encode(picture(0, 6, 9)))
+    ((key, reason),) = open_data(tmp_path, max_image_pixels=48).unreadable
+    assert key == "large.png"
+    assert reason.startswith("9 x 6 px are 54 pixels, more than max_image_pixels=48")
+    assert len(open_data(tmp_path, max_image_pixels=54).train) == 11
+    shrunk_since = open_data(tmp_path, max_image_pixels=54, resident_bytes=0).train
+    (tmp_path / "00.png").write_bytes(encode(picture(0, 10, 9)))
+    with pytest.raises(DataError, match="max_image_pixels=54"):  # also of later reads
+        shrunk_since.read(0)
+
+
+def test_rows_of_two_splits_are_told_apart(tmp_path):
+    """Both are called "row 3": neither hides the other in the list."""
+    for split, seed in (("train", 0), ("test", 50)):
+        write_parquet(tmp_path / f"{split}.parquet", 20, [0, 1] * 10, first_seed=seed)
+        table = pq.read_table(tmp_path / f"{split}.parquet")
+        content = table["image"].to_pylist()
+        content[3] = {"bytes": b"no image", "path": "3.png"}
+        table = table.set_column(0, "image", pa.array(content, table["image"].type))
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    assert [key for key, _ in open_data(tmp_path).unreadable] == ["train/row 3", "test/row 3"]
 
 
 @pytest.mark.parametrize(("count", "share", "taken"), [(10, 0.01, True), (9, 0.01, False), (50, 0.0, False)])

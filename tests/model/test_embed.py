@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import coke
@@ -139,8 +141,50 @@ def test_what_cannot_be_read_is_listed(
         file.write_bytes(b"damaged")
     text = said(capsys, "embed", run.path, images, "--out", tmp_path / "none.npy", code=1)
     assert "none of 200 images can be read (not an image in a known format (7 bytes))" in text
+    text = said(capsys, "predict", run.path, images, "--out", tmp_path / "nothing.parquet", code=1)
+    for name in ("none", "nothing"):  # every one of them, and nothing else is left behind
+        lines = (tmp_path / f"{name}.unreadable.csv").read_text().splitlines()
+        assert len(lines) == 201
+        assert [path.name for path in tmp_path.glob(f"*{name}*")] == [f"{name}.unreadable.csv"]
+    assert f"All of them: {tmp_path / 'nothing.unreadable.csv'}" in text
     with pytest.raises(DataError, match=r"png cannot be read: not an image"):
         model.embed([files[0]])
+
+
+@pytest.mark.parametrize("verb", ["embed", "predict"])
+def test_large_images_are_left_out_as_in_the_run(
+    capsys: pytest.CaptureFixture[str], run: Run, folder: Path, tmp_path: Path, verb: str
+) -> None:
+    """The run's own bound holds, unless another is given."""
+    images = Path(shutil.copytree(folder, tmp_path / "images"))
+    Image.new("RGB", (20, 30)).save(images / "large.png")
+    own = Run(shutil.copytree(run.path, tmp_path / "run"))
+    own.write_config({**run.config, "max_image_pixels": 599})
+    out = tmp_path / "out.parquet"
+    said(capsys, verb, own.path, images, "--out", out)
+    listed = (tmp_path / "out.unreadable.csv").read_text()
+    assert "20 x 30 px are 600 pixels, more than max_image_pixels=599" in listed
+    assert len(pq.read_table(out)) == 200
+    said(capsys, verb, own.path, images, "--out", out, "--overwrite", "--max-image-pixels", 600)
+    assert len(pq.read_table(out)) == 201
+    assert not (tmp_path / "out.unreadable.csv").exists()
+    words = (verb, own.path, images, "--out", out, "--overwrite", "--max-image-pixels", 0)
+    assert "max_image_pixels must be at least 1, got 0" in said(capsys, *words, code=1)
+
+
+def test_what_heic_needs_is_said(
+    capsys: pytest.CaptureFixture[str],
+    run: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    images = Path(shutil.copytree(folder, tmp_path / "images"))
+    (images / "telephone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    text = said(capsys, "embed", run.path, images, "--out", tmp_path / "e.npy")
+    assert "1 HEIC image cannot be read here: install pillow-heif (pip install 'coke-ssl[heic]')" in text
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npy"])

@@ -264,7 +264,7 @@ def test_free_keys_exist_and_decide_nothing_that_is_learned():
             "tensorboard",
             "linear_probe",
         ),
-        *("max_unreadable_share", "image_column", "label_column"),
+        *("max_unreadable_share", "max_image_pixels", "cache", "image_column", "label_column"),
     } == FREE
 
 

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from coke.images.image_set import ImageSet, Unreadable
+from coke.images.image_set import ImageSet
 from coke.images.open import find_rows, has_columns, open_data
 from coke.images.splits import Splits
 from coke.images.table import Rows
 from coke.images.textures import textures
+from coke.images.unreadable import Unreadable
 
 __all__ = ["ImageSet", "Rows", "Splits", "Unreadable", "find_rows", "has_columns", "open_data", "textures"]

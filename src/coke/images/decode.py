@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from coke.errors import DataError
@@ -14,6 +17,9 @@ from coke.errors import DataError
 Content = bytes | Image.Image | Tensor
 """What a source gives for one image: encoded bytes, a PIL image, or uint8 [3, h, w] RGB already."""
 
+MAX_IMAGE_PIXELS = 200_000_000
+"""Of one image, unless another bound is given: those of the largest telephones are within it, and 0.6 GB as RGB."""
+_PILLOWS_LIMIT = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,16 +30,30 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NEEDS = {  # what reads a file, by the brand that it states: Pillow cannot everywhere
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+INSTALL = {
+    "HEIC": "pillow-heif (pip install 'coke-ssl[heic]')",
+    "AVIF": "Pillow 11.3 or newer with AVIF (pip install -U pillow)",
+}
+"""What to install where images of a format cannot be read, by the format."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def decode(content: Content) -> Tensor:
+def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS, *, at_least: int | None = None) -> Tensor:
     """One image as uint8 [3, height, width], RGB, upright; channels last in memory, as crops are cut fastest.
 
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
-    CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read.
-    Raises `DataError` with the reason where the content is no image, is truncated, or states no range of
-    values (32-bit float or integer pixels).
+    CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
+    where pillow-heif is installed, AVIF where Pillow was built with it.
+    at_least: shorter side, px, that is enough: a JPEG is then decoded at a half, quarter or eighth of its size where
+    this leaves so much, which takes a third of the time.
+
+    Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed,
+    states no range of values (32-bit float or integer pixels), or has more than ``max_pixels``: these are not
+    decoded, since a small file may ask for any amount of memory. Of its own limit Pillow says nothing here.
 
     >>> decode(Image.new("LA", (2, 1), (0, 0))).tolist()  # transparent black over white
     [[[255, 255]], [[255, 255]], [[255, 255]]]
@@ -45,9 +65,13 @@ def decode(content: Content) -> Tensor:
         return content
     try:
         if isinstance(content, Image.Image):
+            _refuse_large(content, max_pixels)
             return _to_tensor(content)
-        with Image.open(io.BytesIO(content)) as image:
-            if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
+        with _opened(content) as image:
+            _refuse_large(image, max_pixels)
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
+            elif image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
                 return _jpeg(content, image)
             return _to_tensor(image)
     except (DataError, MemoryError):
@@ -57,6 +81,74 @@ def decode(content: Content) -> Tensor:
         raise DataError(f"not an image in a known format ({size})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: kept as reason
         raise DataError(f"{type(error).__name__}: {error}") from error
+
+
+def _opened(content: bytes) -> Image.Image:
+    """The image's header, its pixels still encoded. What Pillow cannot open by itself pillow-heif may."""
+    try:
+        return _open(content)
+    except Image.UnidentifiedImageError:
+        needed = _NEEDS.get(content[8:12]) if content[4:8] == b"ftyp" else None
+        if needed is None:
+            raise
+        if needed == "HEIC" and _registered_heif():
+            return _open(content)
+        if needed == "HEIC" or not features.check("avif"):
+            raise DataError(needs(needed)) from None
+        raise
+
+
+def _open(content: bytes) -> Image.Image:
+    with _without_pillows_limit():
+        return Image.open(io.BytesIO(content))
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Pillow neither warns of large images nor refuses them: that is done by what was asked for, before it decodes.
+
+    Its limit is the process's own, so one thread at a time sets it aside, and what was there comes back. Opening
+    takes a fraction of a millisecond of the decoding, which is done by all threads at once.
+    """
+    with _PILLOWS_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _refuse_large(image: Image.Image, max_pixels: int) -> None:
+    n_pixels = image.width * image.height
+    if n_pixels > max_pixels:
+        raise DataError(
+            f"{image.width:,} x {image.height:,} px are {n_pixels:,} pixels, more than max_image_pixels="
+            f"{max_pixels}: shrink the image, or allow as many as it has"
+        )
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels. Some of Pillow's decoders look at its limit once more."""
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        with _without_pillows_limit():
+            image.load()
+    else:
+        image.load()
+
+
+def needs(form: str) -> str:
+    """Why an image of a format of `INSTALL` cannot be read here."""
+    return f"{form} needs {INSTALL[form]}"
+
+
+def _registered_heif() -> bool:
+    """Whether pillow-heif is here. It is loaded by the first file that asks for it, which makes it known to Pillow."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _jpeg(content: bytes, image: Image.Image) -> Tensor:
@@ -71,7 +163,9 @@ def _jpeg(content: bytes, image: Image.Image) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    image.load()  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
+    _load(
+        image
+    )  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
     orientation = _orientation(image)  # and a TIFF is upright, with none stated any more, once it is loaded
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         image = _eight_bit(image)

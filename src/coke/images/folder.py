@@ -12,7 +12,14 @@ from coke.errors import DataError
 from coke.images.labels import number_labels
 from coke.images.table import Files, Rows, Table, split_of
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"),
+    *(
+        ".avif",
+        ".heic",
+        ".heif",
+    ),  # listed as unreadable where what reads them is not installed, not passed over
+)
 """Which files are taken for images, upper or lower case."""
 
 

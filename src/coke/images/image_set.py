@@ -13,20 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coke.images.decode import decode
+from coke.images.decode import MAX_IMAGE_PIXELS, decode
 from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Source
+from coke.images.unreadable import Unreadable
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that was left out, and why."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +35,7 @@ class ImageSet:
     labels: int64 [N], -1 where an image has none; None where the source has no labels at all.
     classes: the names of labels 0..C-1, None without labels.
     unreadable: what the scan left out.
+    max_pixels: of an image; larger ones are not decoded.
 
     >>> from coke.images import open_data
     >>> images = open_data("textures").train
@@ -59,6 +53,7 @@ class ImageSet:
     labels: Tensor | None = None
     classes: list[str] | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
+    max_pixels: int = MAX_IMAGE_PIXELS
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -115,7 +110,7 @@ class ImageSet:
 
         Raises `DataError` or `OSError` where the file has changed or gone since the scan.
         """
-        return decode(self.source.load(int(self.rows[index])))
+        return decode(self.source.load(int(self.rows[index])), self.max_pixels)
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """The same images, fewer rows, in the order of ``indices`` (int64 [M]). Shares the content."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from coke.errors import DataError
 
 GIGABYTE = 1e9
+_SHARE = 4  # of the memory that is free, a quarter is for what makes training faster
+_UNKNOWN = 1 << 30  # bytes where nothing says how much is free
 
 
 def usable_cpus() -> int:
@@ -25,6 +27,16 @@ def available_memory() -> int | None:
     """
     free = [bytes_free for bytes_free in (_system(), _container()) if bytes_free is not None]
     return min(free, default=None)
+
+
+def memory_share(n_processes: int = 1) -> int:
+    """Bytes that one of the machine's processes may spend on what it could do without: a quarter of what is free.
+
+    >>> memory_share(2) <= memory_share() + (1 << 30)
+    True
+    """
+    available = available_memory()
+    return (_UNKNOWN if available is None else available // _SHARE) // n_processes
 
 
 def require_memory(needed: int, what: str, instead: str) -> None:

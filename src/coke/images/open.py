@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
+from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.folder import SUFFIXES, find_folder, list_files
 from coke.images.image_set import ImageSet
 from coke.images.listing import LISTS, TABLES, find_list, find_table
@@ -17,6 +19,7 @@ from coke.images.splits import Splits, make_splits
 from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
 from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
+from coke.images.unreadable import Unreadable, refuse_too_many, to_install
 
 _NAME_AND_ROOT = re.compile(
     r"^(?P<name>[A-Za-z_][A-Za-z0-9_]+):(?P<root>.+)$"
@@ -29,6 +32,7 @@ def open_data(
     seed: int = 0,
     resident_bytes: int = 2 << 30,
     max_unreadable_share: float = 0.01,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     label_column: str = "label",
     image_column: str = "image",
     progress: Callable[[int, int], None] | None = None,
@@ -39,11 +43,12 @@ def open_data(
     resident_bytes: a split's pixels stay in memory where all its images have one size and take at most this.
     max_unreadable_share: of a split's images may be unreadable (of ten or more one, unless it is 0); they are
     listed and left out.
+    max_image_pixels: of one image; larger ones are not decoded, and unreadable.
     label_column, image_column: of parquet and CSV.
     progress: called with images decoded and images in all, over both splits.
 
-    Raises `DataError` for a path that is not there, no images, labels of a wrong type, or too many
-    unreadable images.
+    Raises `DataError` for a path that is not there, no images, labels of a wrong type, and `UnreadableError`,
+    with the whole list, for too many unreadable images.
 
     >>> splits = open_data("textures")
     >>> len(splits.train), splits.train.classes[:3], splits.note
@@ -58,16 +63,27 @@ def open_data(
 
     def scan_split(rows: Rows, done: int) -> ImageSet:
         report = None if progress is None else lambda count, _: progress(done + count, total)
-        return scan(
-            rows, resident_bytes=resident_bytes, max_unreadable_share=max_unreadable_share, progress=report
-        )
+        return scan(rows, resident_bytes=resident_bytes, max_pixels=max_image_pixels, progress=report)
 
     train = scan_split(found.train, 0)
     query = scan_split(found.query, len(found.train.keys)) if found.query else None
+    if found.query and query and not set(found.train.keys).isdisjoint(found.query.keys):
+        train, query = _told_apart(train, "train"), _told_apart(query, found.query_split)
+    splits = [(found.train, train)] + ([(found.query, query)] if found.query and query else [])
+    listed = [bad for _, images in splits for bad in images.unreadable]
+    for rows, images in splits:  # once both are scanned: what is repaired then, is repaired at once
+        refuse_too_many(rows.name, images.unreadable, len(rows.keys), max_unreadable_share, listed)
     remarks = found.remarks
     if train.n_duplicates:
         remarks += (f"exact copies of other images to learn from: {train.n_duplicates:,}",)
+    remarks += tuple(to_install(bad.reason for bad in listed))
     return make_splits(train, query, query_split=found.query_split, seed=seed, remarks=remarks)
+
+
+def _told_apart(images: ImageSet, split: str) -> ImageSet:
+    """With unreadable images named after their split, where another split has the same keys."""
+    told = [Unreadable(f"{split}/{bad.key}", bad.reason) for bad in images.unreadable]
+    return replace(images, unreadable=told)
 
 
 def find_rows(

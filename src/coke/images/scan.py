@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError
-from coke.images.decode import Content, decode
-from coke.images.image_set import ImageSet, Unreadable
+from coke.images.decode import MAX_IMAGE_PIXELS, Content, decode
+from coke.images.image_set import ImageSet
 from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Rows
+from coke.images.unreadable import Unreadable
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -25,8 +26,6 @@ _SUMMED = 1 << 20  # values of a channel that are summed at once: float64 takes 
 _SMALL = (
     3 * 80 * 80
 )  # values of an image: below, sums of many at once are faster, and threads in each other's way
-_NAMED = 5
-_ONE_OF = 10  # rows of which one may be unreadable, whatever its share
 
 
 class _Scan:
@@ -36,8 +35,8 @@ class _Scan:
     pixels: uint8 [N, 3, h, w] while all images are of one size and may stay in memory, else None.
     """
 
-    def __init__(self, rows: Rows, resident_bytes: int) -> None:
-        self.rows, self.resident_bytes = rows, resident_bytes
+    def __init__(self, rows: Rows, resident_bytes: int, max_pixels: int) -> None:
+        self.rows, self.resident_bytes, self.max_pixels = rows, resident_bytes, max_pixels
         n_rows = len(rows.keys)
         self.sizes = np.zeros((n_rows, 2), np.int32)
         self.hashes = np.zeros((n_rows, 16), np.uint8)
@@ -68,7 +67,7 @@ class _Scan:
         for row in range(start, min(start + _CHUNK, len(self.rows.keys))):
             try:
                 content = self.rows.source.load(row)
-                pixels = decode(content)
+                pixels = decode(content, self.max_pixels)
             except (DataError, OSError) as error:
                 reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
                 unreadable.append(Unreadable(self.rows.keys[row], reason))
@@ -103,23 +102,21 @@ def scan(
     rows: Rows,
     *,
     resident_bytes: int = 2 << 30,
-    max_unreadable_share: float = 0.01,
+    max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Decode all rows and return the readable ones.
+    """Decode all rows and return the readable ones; ``unreadable`` of the set has the others.
 
     resident_bytes: pixels stay in memory where all images have one size and together take at most this.
-    max_unreadable_share: of the rows, and of ten rows or more one at least, unless it is 0; more raises
-    `DataError` naming the first few. So does a split in which no image can be read at all.
+    max_pixels: of an image; larger ones are unreadable.
     """
     n_rows = len(rows.keys)
-    state = _Scan(rows, resident_bytes)
+    state = _Scan(rows, resident_bytes, max_pixels)
     unreadable: list[Unreadable] = []
     for number, more in enumerate(state.run(), 1):
         unreadable += more
         if progress is not None:
             progress(min(number * _CHUNK, n_rows), n_rows)
-    _refuse(rows.name, unreadable, n_rows, max_unreadable_share)
     kept = torch.from_numpy(state.readable).nonzero()[:, 0]
     source, places = rows.source, kept
     if state.pixels is not None:
@@ -138,6 +135,7 @@ def scan(
         labels=None if rows.labels is None else rows.labels[kept],
         classes=rows.classes,
         unreadable=unreadable,
+        max_pixels=max_pixels,
     )
 
 
@@ -165,17 +163,3 @@ def _digest(content: Content, pixels: Tensor) -> bytes:
         return hashlib.blake2b(content, digest_size=16).digest()
     shape = f"{tuple(pixels.shape)}".encode()  # the same bytes in another shape are another image
     return hashlib.blake2b(shape + pixels.contiguous().numpy().tobytes(), digest_size=16).digest()
-
-
-def _refuse(name: str, unreadable: list[Unreadable], n_rows: int, max_share: float) -> None:
-    share = len(unreadable) / max(n_rows, 1)
-    one_at_least = 1 if max_share > 0 and n_rows >= _ONE_OF else 0
-    if not unreadable or (share <= max_share and len(unreadable) < n_rows) or len(unreadable) <= one_at_least:
-        return
-    named = "; ".join(f"{bad.key}: {bad.reason}" for bad in unreadable[:_NAMED])
-    more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
-    raise DataError(
-        f"{name}: {len(unreadable)} of {n_rows} images cannot be read "
-        f"({share:.1%}, allowed {max_share:.1%}). {named}{more}. "
-        "Repair or remove them, or allow more with max_unreadable_share"
-    )

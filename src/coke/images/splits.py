@@ -26,6 +26,15 @@ class Splits:
     query: ImageSet | None
     note: str
 
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Keys and reasons of all images that were left out."""
+        sets = [images for images in (self.train, self.query) if images is not None]
+        found = dict.fromkeys(
+            bad for images in sets for bad in images.unreadable
+        )  # query may be a part of train
+        return [(bad.key, bad.reason) for bad in found]
+
 
 def make_splits(
     train: ImageSet,

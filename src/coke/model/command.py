@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 
 from coke.errors import ConfigError
+from coke.images.decode import MAX_IMAGE_PIXELS
+from coke.images.unreadable import to_install
 from coke.model.embed import Embedded, Listed, check_output, embed_data
 from coke.model.export import export
 from coke.model.files import BACKBONE, load
@@ -20,6 +22,7 @@ from coke.model.model import Model
 from coke.model.predict import predict_data
 from coke.model.released import import_released
 from coke.progress import progress_bar
+from coke.run import Run
 
 SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
@@ -74,7 +77,17 @@ def _listed(options: Namespace) -> Listed:
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out} exists: choose another --out, or --overwrite it")
     columns = {f"{name}_column": getattr(options, f"{name}_column") for name in ("image", "label")}
-    return Listed.of(options.data, {key: value for key, value in columns.items() if value is not None})
+    columns = {key: value for key, value in columns.items() if value is not None}
+    return Listed.of(options.data, columns, _max_image_pixels(options))
+
+
+def _max_image_pixels(options: Namespace) -> int:
+    """What was asked for, or what the run's own images were allowed to have."""
+    if options.max_image_pixels is not None:
+        return int(options.max_image_pixels)
+    run = Run(options.model)
+    stated = run.config if run.config_file.is_file() else {}
+    return int(stated.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
 
 def _opened(options: Namespace) -> Model:
@@ -109,7 +122,8 @@ def _carry_out(
         console.print(f"went on at image {done.resumed_at:,}")
     if n_failed:
         listed = options.out.with_name(f"{options.out.stem}.unreadable.csv")
-        console.print(f"{n_failed:,} images cannot be read and have no row: {listed} says why")
+        told = f"{n_failed:,} images cannot be read and have no row: {listed} says why"
+        console.print(". ".join([told, *to_install(done.unreadable.values())]))
     rate = (done.n_rows + n_failed - done.resumed_at) / seconds
     console.print(f"{options.out}: {done.n_rows:,} images in {seconds:.1f} s ({rate:,.0f} a second)")
 

@@ -29,10 +29,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coke.atomic import atomic, is_writable
-from coke.errors import ConfigError, DataError
+from coke.errors import ConfigError, DataError, UnreadableError
 from coke.images import Rows, find_rows
-from coke.images.decode import decode
+from coke.images.decode import MAX_IMAGE_PIXELS, decode
 from coke.images.table import Files
+from coke.images.unreadable import list_unreadable, to_install
 from coke.model.files import Preprocessing
 from coke.model.model import Features, Model
 
@@ -63,6 +64,7 @@ def embed_data(
     batch_size: int | None = None,
     workers: int = 0,
     columns: Mapping[str, str] | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
 ) -> Embedded:
     """Write the features of every image of a data set, in its order.
@@ -81,20 +83,21 @@ def embed_data(
         number_type: of what is written.
         workers: processes that decode.
         columns: ``image_column`` and ``label_column`` of parquet and CSV.
+        max_image_pixels: of one image; larger ones are not decoded, and listed as unreadable.
         progress: called with images done and images in all.
 
     Raises:
-        ConfigError: an unknown suffix, projections of tokens. DataError: no image that can be read.
+        ConfigError: an unknown suffix, projections of tokens. UnreadableError: no image can be read.
     """
     out = Path(out)
     check_output(out, features, tokens, number_type)
     model.check_features(features)
     batch_size = model.images_of_a_pass(batch_size)
-    images = Listed.of(data, columns)
+    images = Listed.of(data, columns, max_image_pixels)
     asked = {
         "model": _hash_of_model(model),
         "images": images.digest(),
-        "settings": [features, tokens, number_type, asdict(model.preprocessing)],
+        "settings": [features, tokens, number_type, asdict(model.preprocessing), images.max_pixels],
     }
     partial = Partial(out.with_name(f".{out.name}.partial"), asked, number_type)
     resumed_at = partial.n_seen
@@ -106,9 +109,10 @@ def embed_data(
                 progress(stop, len(images))
     finally:  # also where Ctrl-C ends it
         partial.note()
-    unreadable = images.listed(partial.failed)
+    if not partial.n_rows:  # nothing to go on with
+        partial.remove()
+    unreadable = images.left_out(partial.failed, out)
     _write(out, partial.rows(), images.columns(partial.failed))
-    list_unreadable(out, unreadable)
     partial.remove()
     return Embedded(partial.n_rows, partial.shape, unreadable, resumed_at)
 
@@ -135,8 +139,8 @@ def check_folder(out: Path) -> None:
 class Listed(Dataset["Tensor | str"]):
     """The images of a data set, all splits, in order: what each is called, and its pixels as a model wants them."""
 
-    def __init__(self, rows: list[Rows]) -> None:
-        self.rows = rows
+    def __init__(self, rows: list[Rows], max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        self.rows, self.max_pixels = rows, max_pixels
         self.seen: Preprocessing | None = None  # set before workers are started
         self.places = [(part.source, row) for part in rows for row in range(len(part.keys))]
         self.keys = [key for part in rows for key in part.keys]
@@ -144,11 +148,18 @@ class Listed(Dataset["Tensor | str"]):
             self.keys = [f"{part.name.rpartition(', ')[2]}/{key}" for part in rows for key in part.keys]
 
     @classmethod
-    def of(cls, data: str | Path | Listed, columns: Mapping[str, str] | None = None) -> Listed:
+    def of(
+        cls,
+        data: str | Path | Listed,
+        columns: Mapping[str, str] | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> Listed:
         """Those of ``data``, as `coke pretrain` takes it. Raises `DataError` where there are none."""
         if isinstance(data, Listed):
             return data
-        return cls(find_rows(data, **(columns or {})))
+        if max_pixels < 1:
+            raise ConfigError(f"max_image_pixels must be at least 1, got {max_pixels}")
+        return cls(find_rows(data, **(columns or {})), max_pixels)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -157,7 +168,7 @@ class Listed(Dataset["Tensor | str"]):
         assert self.seen is not None
         source, row = self.places[index]
         try:
-            return self.seen.center(decode(source.load(row)))
+            return self.seen.center(decode(source.load(row), self.max_pixels))
         except (DataError, OSError) as error:
             return str(error)
 
@@ -197,12 +208,22 @@ class Listed(Dataset["Tensor | str"]):
                 digest.update(str(error).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def listed(self, failed: Mapping[int, str]) -> dict[str, str]:
-        """Reasons by the images' keys. Raises `DataError` where no image could be read."""
+    def left_out(self, failed: Mapping[int, str], out: Path) -> dict[str, str]:
+        """Reasons by the images' keys, also in NAME.unreadable.csv beside an output, if there are any.
+
+        Raises `UnreadableError` where no image could be read.
+        """
+        unreadable = {self.keys[index]: reason for index, reason in failed.items()}
+        path = out.with_name(f"{out.stem}.unreadable.csv")
+        list_unreadable(path, unreadable.items())
         if len(failed) == len(self):
             why = next(iter(failed.values()))
-            raise DataError(f"{self.rows[0].name}: none of {len(self)} images can be read ({why})")
-        return {self.keys[index]: reason for index, reason in failed.items()}
+            told = ". ".join(
+                [f"none of {len(self)} images can be read ({why})", *to_install(failed.values())]
+            )
+            told = f"{self.rows[0].name}: {told}. All of them: {path}"
+            raise UnreadableError(told, list(unreadable.items()))
+        return unreadable
 
     def columns(self, failed: Mapping[int, str]) -> dict[str, list[Any]]:
         """``key`` and, where there are classes, ``label`` of the images that can be read."""
@@ -217,14 +238,6 @@ def _class_names(part: Rows) -> list[str | None]:
     numbers = [-1] * len(part.keys) if part.labels is None else part.labels.tolist()
     classes = part.classes
     return [None if n < 0 else classes[n] if classes is not None else str(n) for n in numbers]
-
-
-def list_unreadable(out: Path, unreadable: Mapping[str, str]) -> None:
-    """NAME.unreadable.csv beside an output, or none where all could be read."""
-    path = out.with_name(f"{out.stem}.unreadable.csv")
-    path.unlink(missing_ok=True)
-    if unreadable:
-        _write_csv(path, ("key", "reason"), list(unreadable.items()))
 
 
 class Partial:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.errors import ConfigError
-from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder, list_unreadable
+from coke.images.decode import MAX_IMAGE_PIXELS
+from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ def predict_data(
     batch_size: int | None = None,
     workers: int = 0,
     columns: Mapping[str, str] | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
 ) -> Embedded:
     """Write the clusters of every image of a data set, in its order: `placed` for each head.
 
     Args:
         model: from `coke.load`, with projector and clusters.
-        data, batch_size, workers, columns, progress: as for `embed_data`.
+        data, batch_size, workers, columns, max_image_pixels, progress: as for `embed_data`.
         out: a .parquet file: ``key``, ``label`` where there are any, and per head cluster, score, margin, second.
         heads: which of the model's.
         sizes: ``min_size`` and the like; they hold among these images.
@@ -79,7 +81,7 @@ def predict_data(
     check_folder(out)
     for head in heads or [0]:
         model.check_head(head)
-    images = Listed.of(data, columns)
+    images = Listed.of(data, columns, max_image_pixels)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
         partial = Partial(Path(folder) / "projections", {}, "float32")
@@ -87,11 +89,13 @@ def predict_data(
             partial.add(model.features(pixels, "projection") if len(pixels) else None, failed, stop)
             if progress is not None:
                 progress(stop, len(images))
-        unreadable, table = images.listed(partial.failed), dict[str, Any](images.columns(partial.failed))
+        unreadable, table = (
+            images.left_out(partial.failed, out),
+            dict[str, Any](images.columns(partial.failed)),
+        )
         projections = partial.rows()
         for head in heads:
             table |= columns_of(head, placed(model.heads[head], projections, **(sizes or {}))[0])
         with atomic(out, "wb") as stream:
             pq.write_table(pa.table(table), stream, compression="zstd")
-    list_unreadable(out, unreadable)
     return Embedded(partial.n_rows, partial.shape, unreadable)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import GenerateJsonSchema
 
 from coke.errors import ConfigError
+from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.views import View
 from coke.method.objective import AVERAGE_TEMPERATURE, LARGE_VIEW_SHARE, Objective
 from coke.training.recipes import ALIASES
@@ -91,7 +92,14 @@ class Config(BaseModel):
     knn_images: Annotated[Count, Free] = 10_000  # of the labelled ones at most, drawn by the seed
     tensorboard: Annotated[bool, Free] = True
     linear_probe: Annotated[bool, Free] = True  # at the end
-    max_unreadable_share: Annotated[Share, Free] = 0.01
+    max_unreadable_share: Annotated[Share, Free] = 0.01  # of a split's images; they are left out
+    max_image_pixels: Annotated[Count, Free] = (
+        MAX_IMAGE_PIXELS  # larger images are not decoded, and unreadable
+    )
+    shrink: bool = True  # photographs that are large beside the views are seen through smaller copies
+    cache: Annotated[str, Free] = (
+        "memory"  # where these are kept: memory (a quarter of it), none, or a folder
+    )
     image_column: Annotated[str, Free] = "image"  # of parquet and CSV
     label_column: Annotated[str, Free] = "label"
 
@@ -104,6 +112,8 @@ class Config(BaseModel):
         "objective.large_view_share": LARGE_VIEW_SHARE,
         "objective.average_temperature": AVERAGE_TEMPERATURE,
     }
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"shrink": False}  # what runs did before these keys were there
 
     def __init__(self, **settings: Any) -> None:
         """Plain settings, or records. Raises `ConfigError` for unknown keys and whatever cannot work."""
@@ -172,16 +182,16 @@ def chosen(settings: Mapping[str, Any], overrides: Mapping[str, Any] | None = No
 
 
 def without_fixed(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """A run's stored configuration without the keys that nobody can set any more.
+    """A run's stored configuration without the keys that nobody can set any more, with those that it did not know.
 
     Returns:
         The configuration as it is written today, and the fixed keys, dotted, that stood at another value in the run:
         that value, and the one that holds now.
 
     >>> without_fixed({"epochs": 3, "label_slots": 2, "objective": {"turning": 1.0, "average_temperature": 0.5}})
-    ({'epochs': 3, 'objective': {'turning': 1.0}}, {'label_slots': (2, 5)})
+    ({'shrink': False, 'epochs': 3, 'objective': {'turning': 1.0}}, {'label_slots': (2, 5)})
     """
-    settings, changed = plain(stored), {}
+    settings, changed = {**Config.EARLIER, **plain(stored)}, {}
     for dotted, now in Config.FIXED.items():
         for node, key in places(settings, dotted):
             before = node.pop(key)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from coke.images.shrunk import in_words, shrunk_sizes, side_for
 from coke.method.dual_step import min_size
 from coke.method.labels import SLOTS, smallest_integer_type
 from coke.run import Run
@@ -24,10 +25,12 @@ def describe(
     config, train = plan.config, plan.splits.train
     run = Run(out if out is not None else default_folder(data, recipe))
     heights, widths = train.sizes.unbind(1)
+    large = config.shrink and bool(shrunk_sizes(train.sizes, side_for(config.views))[0].any())
+    decoded = "decoded anew each epoch" + (", but for copies of large ones" if large else "")
     yield f"images: {len(train):,} readable, {len(train.unreadable)} unreadable ({train.name})"
     yield (
         f"sizes: {int(widths.min())} x {int(heights.min())} to {int(widths.max())} x {int(heights.max())} px; "
-        + ("held in memory" if train.pixels is not None else "decoded anew each epoch")
+        + ("held in memory" if train.pixels is not None else decoded)
     )
     yield f"splits: {plan.splits.note}"
     yield (
@@ -38,6 +41,7 @@ def describe(
     yield from _bounds(plan)
     yield from _memory(plan)
     training = start(plan, None)
+    yield from in_words(training.seen)
     yield training.forecast(training.limit_time() or training.measure())
     yield f"run folder: {run.path}" + (" (holds a run already)" if run.metrics_file.exists() else "")
 

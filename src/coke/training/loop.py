@@ -51,6 +51,7 @@ class Training:
     Args:
         config: the configuration.
         splits: the images; only ``splits.train`` is trained on.
+        seen: the same as training looks at them, for crops and k-NN: large ones shrunk (`coke.images.shrunk`).
         backbone: f, on the host; ``n_features`` its width.
         fabric: launched.
         logbook: where figures go.
@@ -64,14 +65,16 @@ class Training:
         self,
         config: Config,
         splits: Splits,
+        seen: Splits,
         backbone: nn.Module,
         n_features: int,
         fabric: Fabric,
         logbook: Logbook,
     ) -> None:
-        self.config, self.splits, self.fabric, self.logbook = config, splits, fabric, logbook
+        self.config, self.splits, self.seen = config, splits, seen
+        self.fabric, self.logbook = fabric, logbook
         self.batches = Batches(
-            splits.train,
+            seen.train,
             [*config.large_views, *config.small_views],
             batch_size=config.batch_size,
             accumulate=config.accumulate,
@@ -86,7 +89,7 @@ class Training:
             config, backbone, n_features, n_images=n_images, steps_per_epoch=n_steps, fabric=fabric
         )
         self.schedule = self.learner.schedule
-        self.monitor = Monitor(config, splits, logbook)
+        self.monitor = Monitor(config, seen, logbook)
         self.epoch, self.step, self.elapsed = 0, 0, 0.0
         self._time_limit = None if config.max_minutes is None else TimeLimit(config.max_minutes)
         self._planned = False  # whether the schedule has the epochs that fit into the time

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from coke.atomic import is_writable
 from coke.errors import ConfigError, ResumeError
 from coke.images import Splits, open_data
 from coke.run import Run
@@ -102,13 +103,22 @@ def make_plan(
         find_init(known.init)
     if known.continues and run is None:
         check_earlier(Run(known.continues), known)
+    _check_cache(known.cache)
     splits = open_data(
         known.data,
         seed=known.seed,
         max_unreadable_share=known.max_unreadable_share,
+        max_image_pixels=known.max_image_pixels,
         image_column=known.image_column,
         label_column=known.label_column,
         progress=progress,
     )
     resolved = resolve(settings, splits.train)
     return Plan(splits, resolved.config, resolved.reasons)
+
+
+def _check_cache(cache: str) -> None:
+    """Refuse a folder for smaller copies that cannot be one, before images are read."""
+    folder = Path(cache)
+    if not cache or (folder.exists() and not folder.is_dir()) or not is_writable(folder / "copy"):
+        raise ConfigError(f"cache={cache!r} must be memory, none, or a folder that can be written to")

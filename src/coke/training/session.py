@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import os
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,17 @@ from torch import nn
 from coke import distributed
 from coke.atomic import atomic, is_writable
 from coke.errors import ConfigError, ResumeError
+from coke.images.memory import memory_share
+from coke.images.shrunk import in_words, shrink, side_for
+from coke.images.unreadable import list_unreadable
 from coke.model.files import Preprocessing, own_tensors, write_backbone, write_projector
+from coke.progress import progress_bar
 from coke.run import Run
 from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
-from coke.training.continued import carry_over, drift, in_words, load_earlier_backbone, read_earlier
+from coke.training.config import Config
+from coke.training.continued import carry_over, drift, load_earlier_backbone, read_earlier
+from coke.training.continued import in_words as drift_in_words
 from coke.training.devices import make_fabric, precision_on, worker_count
 from coke.training.environment import environment, gone_on
 from coke.training.logbook import Logbook
@@ -64,7 +71,11 @@ def start(
         told = [backbones.start_from(backbone, backbones.find_init(config.init))]
     initial = own_tensors(backbone.state_dict()) if state is None else None
     logbook = Logbook(run, console, tensorboard=config.tensorboard)
-    training = Training(config, plan.splits, backbone, n_features, fabric, logbook)
+    seen = plan.splits
+    if config.shrink:
+        with progress_bar(console, "shrinking large images") as progress:
+            seen = shrink(plan.splits, side_for(config.views), **_kept_in(config), progress=progress)
+    training = Training(config, plan.splits, seen, backbone, n_features, fabric, logbook)
     if state is not None:
         _load(training, state)
     elif earlier is not None:
@@ -74,9 +85,19 @@ def start(
     if state is not None and run is not None:
         _continue(run, training, changed)
     else:
-        for text in [*_opening_words(plan, training), *told]:
+        for text in [*_opening_words(plan, training), *in_words(seen), *told]:
             logbook.event(text)
     return training
+
+
+def _kept_in(config: Config) -> dict[str, Any]:
+    """Where smaller copies are kept: ``memory`` or ``folder`` of `shrink`."""
+    if config.cache in ("memory", "none"):
+        share = memory_share(
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        )  # torchrun's processes on this machine
+        return {"memory": share if config.cache == "memory" else 0}
+    return {"folder": Path(config.cache)}
 
 
 def check_folder(run: Run) -> None:
@@ -105,13 +126,7 @@ def _open_folder(run: Run, plan: Plan, training: Training, initial: dict[str, to
     if resumed:
         made_with = gone_on(run.environment, made_with)
     run.write_json(run.environment_file, made_with)
-    splits = [images for images in (plan.splits.train, plan.splits.query) if images is not None]
-    reasons = {image.key: image.reason for images in splits for image in images.unreadable}
-    if reasons:
-        with atomic(run.unreadable_file) as stream:
-            csv.writer(stream).writerows([("key", "reason"), *reasons.items()])
-    else:  # what another start may have left
-        run.unreadable_file.unlink(missing_ok=True)
+    list_unreadable(run.unreadable_file, plan.splits.unreadable)
     if initial is not None:
         with atomic(run.initial, "wb") as stream:
             stream.write(save(initial))
@@ -165,7 +180,7 @@ def write_outputs(run: Run, training: Training) -> None:
     if config.continues and Run(config.continues).assignments.is_file():
         found = drift(read_earlier(Run(config.continues), config), run, images)
         run.write_json(run.drift_file, found)
-        for text in in_words(found):
+        for text in drift_in_words(found):
             training.logbook.event(text, epoch=training.epoch)
 
 
