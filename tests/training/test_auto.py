@@ -287,7 +287,12 @@ def test_images_without_any_contrast_do_not_divide_by_zero():
         (100, {"batch_size": 1}, ConfigError, "batch_size=1 does not fit"),
         (1, {}, DataError, "one image is not enough: training tells clusters of at least two"),
         (3, {}, DataError, "3 images are not enough: .* so give four"),
-        (9, {"n_clusters": 1, "objective.rotation": 0.0}, ConfigError, "n_clusters=1 makes one cluster of all"),
+        (
+            9,
+            {"n_clusters": 1, "objective.rotation": 0.0},
+            ConfigError,
+            "n_clusters=1 makes one cluster of all",
+        ),
         (100, {"n_clusters": []}, ConfigError, "n_clusters must name at least one head"),
         (100, {"seed": -1}, ConfigError, r"seed must lie in 0 \.\.\."),
         (100, {"seed": 10**30}, ConfigError, r"seed must lie in 0 \.\.\."),
