@@ -1,0 +1,114 @@
+"""The table that explorers take: a row for each item, in parquet; and labels at the clusters' places on the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from coke.atomic import atomic
+from coke.explore.items import Items
+from coke.explore.map import Map
+from coke.explore.neighbours import Neighbours
+from coke.explore.pictures import thumbnails
+
+Array = np.ndarray[Any, Any]
+_ROW_GROUP = 4096  # rows, whose pictures are held at a time
+NEIGHBOURS = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))])
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write_table(
+    out: Path, items: Items, where: Map, near: Neighbours, progress: Callable[[int, int], None]
+) -> dict[int, str]:
+    """Write it by row groups, and return why pictures are missing, by row.
+
+    | column | |
+    |---|---|
+    | row | int64, its number, which neighbours go by |
+    | key, label | its name (a path, or "row 17") and its class, as far as there are any |
+    | projection_x, projection_y | float32, its place on the map; the metadata say under "map" how it came there |
+    | neighbors | {ids, distances}: the most similar other rows, and 1 - cosine |
+    | similarity | float32, the highest cosine to another row |
+    | cluster, score or distance, margin, second | as `coke predict` and `coke cluster` write them, if there are any |
+    | image | {bytes, path}: a small JPEG, and its key; null where it cannot be read |
+    """
+    fixed: dict[str, Any] = {"row": pa.array(np.arange(items.n_rows)), **items.names}
+    fixed |= {f"projection_{axis}": pa.array(where.places[:, i]) for i, axis in enumerate("xy")}
+    best, known = near.similarity[:, 0], near.rows[:, 0] >= 0
+    fixed |= {"similarity": pa.array(best, pa.float32(), mask=~known), **items.clusters}
+    table = pa.table(fixed)
+    missing: dict[int, str] = {}
+    fields = [*table.schema, pa.field("neighbors", NEIGHBOURS)]
+    pictures = None
+    if items.images is not None:
+        fields.append(pa.field("image", PICTURE))
+        pictures = thumbnails(items.images, 0, items.n_rows)
+    schema = pa.schema(fields, {"map": where.words})
+    with atomic(out, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for first in range(0, items.n_rows, _ROW_GROUP):
+            part = table.slice(first, _ROW_GROUP)
+            stop = first + part.num_rows
+            columns = [*part.columns, _neighbours(near, first, stop)]
+            if pictures is not None:
+                columns.append(_images(items, pictures, first, stop, missing))
+            writer.write_table(pa.table(columns, schema=schema))
+            progress(stop, items.n_rows)
+    return missing
+
+
+def _neighbours(near: Neighbours, first: int, stop: int) -> Any:
+    rows = near.rows[first:stop]
+    known = rows >= 0
+    offsets = pa.array(np.concatenate([[0], known.sum(axis=1).cumsum()]), pa.int32())
+    distances = (1 - near.similarity[first:stop][known]).clip(0).astype(np.float32)
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows[known], distances)]
+    return pa.StructArray.from_arrays(lists, fields=list(NEIGHBOURS))
+
+
+def _images(
+    items: Items, pictures: Iterator[bytes | str], first: int, stop: int, missing: dict[int, str]
+) -> Any:
+    assert items.images is not None
+    found = list(islice(pictures, stop - first))
+    missing |= {first + index: why for index, why in enumerate(found) if isinstance(why, str)}
+    content = pa.array([one if isinstance(one, bytes) else None for one in found], pa.binary())
+    paths = pa.array(items.images.keys[first:stop], pa.string())
+    return pa.StructArray.from_arrays([content, paths], fields=list(PICTURE), mask=content.is_null())
+
+
+def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa.Table:
+    """A label for each cluster on the map: x, y, text, and its size as priority.
+
+    It stands at that one of the cluster's rows which lies nearest to the median of their places, so that it never
+    stands between islands. The text is the cluster's number, and its most frequent class where classes are known.
+    """
+    numbers = clusters["cluster"].fill_null(-1).to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    shown, starts = np.unique(numbers[order], return_index=True)
+    found: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "priority": []}
+    for cluster, rows in zip(shown.tolist(), np.split(order, starts[1:]), strict=True):
+        if cluster < 0:
+            continue
+        places = where.places[rows]
+        place = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()].tolist()
+        text = str(cluster)
+        if label is not None and (most := _most_frequent(label.take(pa.array(rows)))) is not None:
+            text = f"{cluster} {most}"
+        for name, value in zip(found, (*place, text, len(rows)), strict=True):
+            found[name].append(value)
+    types = {"x": pa.float64(), "y": pa.float64(), "text": pa.string(), "priority": pa.int64()}
+    return pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
+
+
+def _most_frequent(labels: Any) -> str | None:
+    counts = pc.value_counts(labels.drop_null())
+    if not len(counts):
+        return None
+    return max(counts.to_pylist(), key=lambda one: (one["counts"], one["values"]))["values"]
