@@ -7,18 +7,19 @@ load torch otherwise.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 from coke.atomic import atomic_place
 from coke.errors import CokeError, ConfigError
@@ -89,15 +90,36 @@ def _any_port() -> int:
 
 def arguments(table: Path, columns: Sequence[str], labels: Path | None) -> list[str]:
     """What it is told of a table with these columns."""
-    said = ["--x", "projection_x", "--y", "projection_y", "--neighbors", "neighbors", "--disable-projection"]
-    said += ["--pagerank", "margin" if "margin" in columns else "similarity"]
-    if "image" in columns:
-        said += ["--image", "image"]
-    elif "key" in columns:
-        said += ["--text", "key"]
-    if labels is not None:
-        said += ["--labels", str(labels)]
-    return [str(table), *said]
+    shown = {"x": "projection_x", "y": "projection_y", "neighbors": "neighbors"}
+    shown["importance"] = "margin" if "margin" in columns else "similarity"
+    if "image" in columns or "key" in columns:
+        shown |= {"image": "image"} if "image" in columns else {"text": "key"}
+    named = {"importance": "pagerank"}
+    told = [str(table), "--disable-projection", "--state", _charts(shown, columns)]
+    for name, column in shown.items():
+        told += [f"--{named.get(name, name)}", column]
+    return told if labels is None else [*told, "--labels", str(labels)]
+
+
+def _charts(shown: Mapping[str, str], columns: Sequence[str]) -> str:
+    """What a page begins with: the map, coloured by cluster, the rows, and a chart of what is worth filtering by."""
+    coloured = {"category": "cluster"} if "cluster" in columns else {}
+    charts = [
+        {"type": "embedding", "title": "Map", "data": {**shown, **coloured}},
+        {"type": "predicates", "title": "SQL predicates"},
+        {"type": "instances", "title": "Rows"},
+    ]
+    counted = [name for name in ("cluster", "label") if name in columns]
+    charts += [{"type": "count-plot", "title": name, "data": {"field": name}} for name in counted]
+    charts += [_histogram(name) for name in ("score", "distance", "margin", "similarity") if name in columns]
+    return json.dumps({"charts": {str(number): chart for number, chart in enumerate(charts, 1)}})
+
+
+def _histogram(column: str) -> dict[str, Any]:
+    """All rows in the background, the chosen ones before them; a brush chooses."""
+    counted = {"mark": "bar", "encoding": {"x": {"field": column}, "y": {"aggregate": "count"}}}
+    layers = [{**counted, "style": {"fillColor": "$markColorFade"}}, {**counted, "filter": "$filter"}]
+    return {"title": column, "layers": layers, "selection": {"brush": {"encoding": "x"}}}
 
 
 def export(command: Sequence[str], told: Sequence[str], folder: Path) -> None:

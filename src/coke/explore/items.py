@@ -107,7 +107,8 @@ def items_of_run(run: Run, *, head: int | None = None, data: str | None = None) 
     asked = config["data"] if data is None else data
     try:
         column = config["image_column"] if has_columns(asked) else None
-        found = _found(asked, table.num_rows, keys, column, items.said, table["content"])
+        contents = table["content"] if "content" in table.column_names else None  # of an earlier coke
+        found = _found(asked, table.num_rows, keys, column, items.said, contents)
     except DataError as error:
         if data is not None or items.map is None:
             raise DataError(f"{error}; --data says where the images of {run.path} lie now") from error
@@ -195,9 +196,10 @@ class _Places:
         if place is None:
             raise DataError("it is not among the images")
         content = place[0].load(place[1])
-        known = self.contents is not None and isinstance(content, bytes)
-        if known and hashlib.blake2b(content, digest_size=16).digest() != self.contents[row].as_py():
-            raise DataError("it is another image than the run's")
+        if self.contents is not None and isinstance(content, bytes):
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            if digest != self.contents[row].as_py():
+                raise DataError("it is another image than the run's")
         return content
 
 

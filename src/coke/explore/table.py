@@ -31,24 +31,27 @@ def write_table(
 
     | column | |
     |---|---|
-    | row | int64, its number, which neighbours go by |
+    | image | {bytes, path}: a small JPEG, and its key; null where it cannot be read |
     | key, label | its name (a path, or "row 17") and its class, as far as there are any |
+    | cluster, score or distance, margin, second | as `coke predict` and `coke cluster` write them, if there are any |
+    | similarity | float32, the highest cosine to another row |
+    | row | int64, its number, which neighbours go by |
     | projection_x, projection_y | float32, its place on the map; the metadata say under "map" how it came there |
     | neighbors | {ids, distances}: the most similar other rows, and 1 - cosine |
-    | similarity | float32, the highest cosine to another row |
-    | cluster, score or distance, margin, second | as `coke predict` and `coke cluster` write them, if there are any |
-    | image | {bytes, path}: a small JPEG, and its key; null where it cannot be read |
     """
-    fixed: dict[str, Any] = {"row": pa.array(np.arange(items.n_rows)), **items.names}
-    fixed |= {f"projection_{axis}": pa.array(where.places[:, i]) for i, axis in enumerate("xy")}
     best, known = near.similarity[:, 0], near.rows[:, 0] >= 0
-    fixed |= {"similarity": pa.array(best, pa.float32(), mask=~known), **items.clusters}
+    fixed: dict[str, Any] = {**items.names, **items.clusters}
+    fixed |= {
+        "similarity": pa.array(best, pa.float32(), mask=~known),
+        "row": pa.array(np.arange(items.n_rows)),
+    }
+    fixed |= {f"projection_{axis}": pa.array(where.places[:, i]) for i, axis in enumerate("xy")}
     table = pa.table(fixed)
     missing: dict[int, str] = {}
     fields = [*table.schema, pa.field("neighbors", NEIGHBOURS)]
     pictures = None
     if items.images is not None:
-        fields.append(pa.field("image", PICTURE))
+        fields.insert(0, pa.field("image", PICTURE))
         pictures = thumbnails(items.images, 0, items.n_rows)
     schema = pa.schema(fields, {"map": where.words})
     with atomic(out, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
@@ -57,7 +60,7 @@ def write_table(
             stop = first + part.num_rows
             columns = [*part.columns, _neighbours(near, first, stop)]
             if pictures is not None:
-                columns.append(_images(items, pictures, first, stop, missing))
+                columns.insert(0, _images(items, pictures, first, stop, missing))
             writer.write_table(pa.table(columns, schema=schema))
             progress(stop, items.n_rows)
     return missing
@@ -84,9 +87,9 @@ def _images(
 
 
 def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa.Table:
-    """A label for each cluster on the map: x, y, text, and its size as priority.
+    """A label for each cluster on the map: x, y, text, and its size as priority, for each zoom (level 0).
 
-    It stands at that one of the cluster's rows which lies nearest to the median of their places, so that it never
+    embedding-atlas 0.26 documents ``text`` and reads ``content``: both are there. It stands at that one of the cluster's rows which lies nearest to the median of their places, so that it never
     stands between islands. The text is the cluster's number, and its most frequent class where classes are known.
     """
     numbers = clusters["cluster"].fill_null(-1).to_numpy()
@@ -104,7 +107,9 @@ def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa
         for name, value in zip(found, (*place, text, len(rows)), strict=True):
             found[name].append(value)
     types = {"x": pa.float64(), "y": pa.float64(), "text": pa.string(), "priority": pa.int64()}
-    return pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
+    table = pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
+    levels = pa.array(np.zeros(len(table)), pa.int64())
+    return table.append_column("content", table["text"]).append_column("level", levels)
 
 
 def _most_frequent(labels: Any) -> str | None:
