@@ -89,8 +89,9 @@ def _images(
 def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa.Table:
     """A label for each cluster on the map: x, y, text, and its size as priority, for each zoom (level 0).
 
-    embedding-atlas 0.26 documents ``text`` and reads ``content``: both are there. It stands at that one of the cluster's rows which lies nearest to the median of their places, so that it never
-    stands between islands. The text is the cluster's number, and its most frequent class where classes are known.
+    embedding-atlas 0.26 documents ``text`` and reads ``content``: both are there. A label stands at that one of the
+    cluster's rows which lies nearest to the median of their places, so that it never stands between islands. It is the
+    cluster's number, and its most frequent class where classes are known.
     """
     numbers = clusters["cluster"].fill_null(-1).to_numpy()
     order = np.argsort(numbers, kind="stable")
