@@ -116,6 +116,9 @@ def test_labels_stand_within_their_clusters(here: Path) -> None:
         own = places[cluster == int(number)]
         assert [one["x"], one["y"]] in own.tolist()
         assert one["priority"] == len(own)
+        assert set(table["cluster_name"].filter(pa.array(cluster == int(number))).to_pylist()) == {
+            one["text"]
+        }
         names, counts = np.unique(classes[cluster == int(number)], return_counts=True)
         assert counts[names == name] == counts.max()
         assert one["content"] == one["text"]

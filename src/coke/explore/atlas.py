@@ -103,13 +103,13 @@ def arguments(table: Path, columns: Sequence[str], labels: Path | None) -> list[
 
 def _charts(shown: Mapping[str, str], columns: Sequence[str]) -> str:
     """What a page begins with: the map, coloured by cluster, the rows, and a chart of what is worth filtering by."""
-    coloured = {"category": "cluster"} if "cluster" in columns else {}
+    coloured = {"category": "cluster_name"} if "cluster_name" in columns else {}
     charts = [
         {"type": "embedding", "title": "Map", "data": {**shown, **coloured}},
         {"type": "predicates", "title": "SQL predicates"},
         {"type": "instances", "title": "Rows"},
     ]
-    counted = [name for name in ("cluster", "label") if name in columns]
+    counted = [name for name in ("cluster_name", "label") if name in columns]
     charts += [{"type": "count-plot", "title": name, "data": {"field": name}} for name in counted]
     charts += [_histogram(name) for name in ("score", "distance", "margin", "similarity") if name in columns]
     return json.dumps({"charts": {str(number): chart for number, chart in enumerate(charts, 1)}})

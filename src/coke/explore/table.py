@@ -34,6 +34,7 @@ def write_table(
     | image | {bytes, path}: a small JPEG, and its key; null where it cannot be read |
     | key, label | its name (a path, or "row 17") and its class, as far as there are any |
     | cluster, score or distance, margin, second | as `coke predict` and `coke cluster` write them, if there are any |
+    | cluster_name | the same cluster in words, which explorers colour by |
     | similarity | float32, the highest cosine to another row |
     | row | int64, its number, which neighbours go by |
     | projection_x, projection_y | float32, its place on the map; the metadata say under "map" how it came there |
@@ -41,6 +42,8 @@ def write_table(
     """
     best, known = near.similarity[:, 0], near.rows[:, 0] >= 0
     fixed: dict[str, Any] = {**items.names, **items.clusters}
+    if items.clusters:
+        fixed["cluster_name"] = cluster_names(items.clusters, items.names.get("label"))
     fixed |= {
         "similarity": pa.array(best, pa.float32(), mask=~known),
         "row": pa.array(np.arange(items.n_rows)),
@@ -86,26 +89,29 @@ def _images(
     return pa.StructArray.from_arrays([content, paths], fields=list(PICTURE), mask=content.is_null())
 
 
+def cluster_names(clusters: dict[str, Any], label: Any | None) -> pa.Array:
+    """Of each row that of its cluster: the cluster's number, and its most frequent class where classes are known.
+
+    As words, since explorers take numbers for amounts. Null where a row has no cluster.
+
+    >>> cluster_names({"cluster": pa.array([7, 7, None])}, pa.array(["cat", "cat", "dog"])).to_pylist()
+    ['7 cat', '7 cat', None]
+    """
+    names = {cluster: _name(cluster, rows, label) for cluster, rows in _members(clusters)}
+    return pa.array([names.get(cluster) for cluster in clusters["cluster"].to_pylist()], pa.string())
+
+
 def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa.Table:
-    """A label for each cluster on the map: x, y, text, and its size as priority, for each zoom (level 0).
+    """A label for each cluster on the map: x, y, text (its name), and its size as priority, for each zoom (level 0).
 
     embedding-atlas 0.26 documents ``text`` and reads ``content``: both are there. A label stands at that one of the
-    cluster's rows which lies nearest to the median of their places, so that it never stands between islands. It is the
-    cluster's number, and its most frequent class where classes are known.
+    cluster's rows which lies nearest to the median of their places, so that it never stands between islands.
     """
-    numbers = clusters["cluster"].fill_null(-1).to_numpy()
-    order = np.argsort(numbers, kind="stable")
-    shown, starts = np.unique(numbers[order], return_index=True)
     found: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "priority": []}
-    for cluster, rows in zip(shown.tolist(), np.split(order, starts[1:]), strict=True):
-        if cluster < 0:
-            continue
+    for cluster, rows in _members(clusters):
         places = where.places[rows]
         place = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()].tolist()
-        text = str(cluster)
-        if label is not None and (most := _most_frequent(label.take(pa.array(rows)))) is not None:
-            text = f"{cluster} {most}"
-        for name, value in zip(found, (*place, text, len(rows)), strict=True):
+        for name, value in zip(found, (*place, _name(cluster, rows, label), len(rows)), strict=True):
             found[name].append(value)
     types = {"x": pa.float64(), "y": pa.float64(), "text": pa.string(), "priority": pa.int64()}
     table = pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
@@ -113,8 +119,19 @@ def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa
     return table.append_column("content", table["text"]).append_column("level", levels)
 
 
-def _most_frequent(labels: Any) -> str | None:
-    counts = pc.value_counts(labels.drop_null())
-    if not len(counts):
-        return None
-    return max(counts.to_pylist(), key=lambda one: (one["counts"], one["values"]))["values"]
+def _members(clusters: dict[str, Any]) -> Iterator[tuple[int, Array]]:
+    """Each cluster that has rows, and these."""
+    numbers = clusters["cluster"].fill_null(-1).to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    shown, starts = np.unique(numbers[order], return_index=True)
+    for cluster, rows in zip(shown.tolist(), np.split(order, starts[1:]), strict=True):
+        if cluster >= 0:
+            yield cluster, rows
+
+
+def _name(cluster: int, rows: Array, label: Any | None) -> str:
+    counts = [] if label is None else pc.value_counts(label.take(pa.array(rows)).drop_null()).to_pylist()
+    if not counts:
+        return str(cluster)
+    most = max(counts, key=lambda one: (one["counts"], one["values"]))["values"]
+    return f"{cluster} {most}"
