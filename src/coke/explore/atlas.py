@@ -171,12 +171,19 @@ def _running(command: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[
     try:
         yield process
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
+        for gently in (True, False):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                _end(process, gently)
                 process.wait(5)
                 break
+
+
+def _end(process: subprocess.Popen[str], gently: bool) -> None:
+    """Also what it started, where systems know groups of processes."""
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
+    else:
+        process.terminate()
 
 
 def _ended(process: subprocess.Popen[str], log: IO[str]) -> ExplorerError:

@@ -123,35 +123,37 @@ def _items(options: Namespace) -> Items:
 
 def make_table(items: Items, out: Path, folder: Path, options: Namespace, console: Console) -> Sequence[str]:
     """Write the table, and labels beside it where there are clusters; returns the columns' names."""
-    where, near, said = items.map, items.near, list(items.said)
+    where, near = items.map, items.near
+    for sentence in items.said:
+        console.print(sentence)
     if items.vectors is not None:
         with progress_bar(console, "vectors") as progress:
             vectors = items.vectors(folder, progress)
         if options.k is not None:
             items.clusters = _clustered(vectors, options.k, options.seed)
         near, words = neighbours_of(vectors, items.clusters.get("cluster"))
-        said.append(f"neighbours: {words}")
+        console.print(f"neighbours: {words}")
         if where is None or options.map is not None:
             where = map_of(vectors, near, method=options.map, seed=options.seed)
     if where is None or near is None:
         raise DataError(f"{items.name}: there are neither vectors nor a map")
-    hint = (
+    better = (
         ""
         if find_spec("umap") is not None or "UMAP" in where.words
-        else "; pip install 'coke-ssl[map]' for UMAP"
+        else "; UMAP: pip install 'coke-ssl[map]'"
     )
-    said.append(f"map: {where.words}{hint}")
+    console.print(f"map: {where.words}{better}")
     with progress_bar(console, "rows") as progress:
         missing = write_table(out, items, where, near, progress)
     if missing:
         row, why = next(iter(missing.items()))
         name = items.images.keys[row] if items.images is not None else row
-        said.append(f"{len(missing):,} of {items.n_rows:,} rows have no picture, the first is {name}: {why}")
+        console.print(
+            f"{len(missing):,} of {items.n_rows:,} rows have no picture, the first is {name}: {why}"
+        )
     if items.clusters:
         with atomic(labels_file(out), "wb") as stream:
             pq.write_table(center_labels(where, items.clusters, items.names.get("label")), stream)
-    for sentence in said:
-        console.print(sentence)
     return pq.read_schema(out).names
 
 
