@@ -206,6 +206,19 @@ def test_words_have_neither_keys_nor_pictures_nor_clusters_unless_asked(here: Pa
     assert table_of(here / "vectors.npy")["key"].equals(pq.read_table(here / "photos.parquet")["key"])
 
 
+@pytest.mark.parametrize("rows", [[[1.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]], [[1.0], [2.0], [-1.0]]])
+def test_few_rows_and_rows_without_direction(here: Path, rows: list[list[float]]) -> None:
+    np.save("few.npy", np.array(rows))
+    ones = pa.table({"cluster": np.ones(len(rows), np.int32), "margin": pa.nulls(len(rows), pa.float32())})
+    pq.write_table(ones, "ones.parquet")
+    table = table_of("few.npy", "--clusters", "ones.parquet")
+    others = [len(rows) - 1] * len(rows)
+    assert [len(one["ids"]) for one in table["neighbors"].to_pylist()] == others
+    assert table["cluster_name"].to_pylist() == ["1"] * len(rows)
+    assert table["margin"].null_count == len(rows)
+    assert np.isfinite(table["projection_x"].to_numpy()).all()
+
+
 def test_clusters_of_other_rows_and_partly_known_ones(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clusters = pq.read_table("clusters.parquet")
     shuffled = np.random.default_rng(0).permutation(N)[:40]
@@ -302,6 +315,7 @@ def test_many_rows_are_compared_within_clusters_or_groups(monkeypatch: pytest.Mo
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 20, 2000)
     vectors = (4 * draw.normal(size=(20, 16))[labels] + draw.normal(size=(2000, 16))).astype(np.float32)
+    vectors[7] = 0  # has no direction
     _, ids = NearestNeighbors(n_neighbors=15, metric="cosine").fit(vectors).kneighbors()
     monkeypatch.setattr(command, "ALL_PAIRS", 100)
     for cluster, word in ((pa.array(labels), "its own cluster"), (None, "groups, made for this")):

@@ -28,6 +28,7 @@ from coke.progress import progress_bar
 from coke.run import Run
 
 Array = np.ndarray[Any, Any]
+_BLOCK = 1 << 14  # rows
 N_NEIGHBOURS = 15
 ALL_PAIRS = 20_000
 """Rows up to which every pair is compared; above, those of a cluster and of the three nearest ones."""
@@ -108,7 +109,9 @@ def _items(options: Namespace) -> Items:
         for flag, value in given.items():
             if value is not None:
                 raise ConfigError(f"{flag} is for embeddings; {what} is a run, which has clusters of its own")
-        return items_of_run(Run(what), head=options.head, data=options.data)
+        return items_of_run(
+            Run(what), head=options.head, data=options.data, image_column=options.image_column
+        )
     if not what.exists():
         raise DataError(f"{what}: there is no such run folder, and no such file or folder of embeddings")
     return items_of_embeddings(
@@ -171,17 +174,24 @@ def neighbours_of(vectors: Array, cluster: Any | None) -> tuple[Neighbours, str]
             return find_neighbours(
                 vectors, k, labels=labels, centers=_centers(vectors, labels, len(sizes))
             ), words
-    n_groups = math.isqrt(n_rows)
-    km = _fitted(vectors, n_groups, 0, max_size_ratio=2, max_iter=5)
-    found = find_neighbours(vectors, k, labels=km.labels_, centers=km.cluster_centers_)
+    n_groups, labels = math.isqrt(n_rows), np.zeros(n_rows, np.int64)
+    known = _have_direction(vectors)  # what has none is like no other in whatever group
+    km = _fitted(vectors if known.all() else vectors[known], n_groups, 0, max_size_ratio=2, max_iter=5)
+    labels[known] = km.labels_
+    found = find_neighbours(vectors, k, labels=labels, centers=km.cluster_centers_)
     return found, f"the {k} most similar of one of {n_groups:,} groups, made for this, and the 3 nearest ones"
+
+
+def _have_direction(vectors: Array) -> Array:
+    blocks = (vectors[first : first + _BLOCK] for first in range(0, len(vectors), _BLOCK))
+    return np.concatenate([(block != 0).any(axis=1) for block in blocks])
 
 
 def _centers(vectors: Array, labels: Array, n_clusters: int) -> Array:
     """Sums of the unit vectors of each cluster, [K, D]: only directions are asked for."""
     sums = np.zeros((n_clusters, vectors.shape[1]))
-    for first in range(0, len(vectors), 1 << 14):
-        block = np.asarray(vectors[first : first + (1 << 14)], np.float64)
+    for first in range(0, len(vectors), _BLOCK):
+        block = np.asarray(vectors[first : first + _BLOCK], np.float64)
         block /= np.linalg.norm(block, axis=1, keepdims=True).clip(1e-12)
         np.add.at(sums, labels[first : first + len(block)], block)
     return sums

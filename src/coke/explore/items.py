@@ -85,7 +85,9 @@ def items_of_embeddings(
     return items
 
 
-def items_of_run(run: Run, *, head: int | None = None, data: str | None = None) -> Items:
+def items_of_run(
+    run: Run, *, head: int | None = None, data: str | None = None, image_column: str | None = None
+) -> Items:
     """The images that a run learned from: its clusters, its map, and its images where they are still to be had.
 
     Raises:
@@ -106,7 +108,7 @@ def items_of_run(run: Run, *, head: int | None = None, data: str | None = None) 
     _read_map(run.path / "map.parquet", items)
     asked = config["data"] if data is None else data
     try:
-        column = config["image_column"] if has_columns(asked) else None
+        column = image_column or (config.get("image_column") if has_columns(asked) else None)
         contents = table["content"] if "content" in table.column_names else None  # of an earlier coke
         found = _found(asked, table.num_rows, keys, column, items.said, contents)
     except DataError as error:
@@ -129,14 +131,17 @@ def _names(vectors: Vectors) -> dict[str, Any]:
     )
     if listed is not None and vectors.files[0].suffix.lower() == ".npy" and listed.is_file():
         with open(listed, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            head, *rows = csv.reader(stream)
+            head, *rows = [*csv.reader(stream)] or [[]]
         if len(rows) != vectors.n_rows or "key" not in head:
             raise DataError(f"{listed} has {len(rows):,} keys, {vectors.name} has {vectors.n_rows:,} rows")
         columns = dict(zip(head, zip(*rows, strict=True), strict=True))
         return {name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns}
     if key_field(vectors) is None:
         return {}
-    labelled = all("label" in pq.read_schema(file).names for file in vectors.files)
+    schemas = [pq.read_schema(file) for file in vectors.files]
+    labelled = all(
+        "label" in schema.names and not pa.types.is_nested(schema.field("label").type) for schema in schemas
+    )
     return {
         name: pa.chunked_array(list(column_values(vectors, name))).combine_chunks().cast(pa.string())
         for name in (("key", "label") if labelled else ("key",))
