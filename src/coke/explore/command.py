@@ -1,0 +1,219 @@
+"""What `coke explore` does: check what is asked, place all rows on a map beside their neighbours, write, serve."""
+
+from __future__ import annotations
+
+import math
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from coke.atomic import atomic, is_writable
+from coke.errors import BoundsError, ConfigError, DataError
+from coke.explore import atlas
+from coke.explore.items import Items, items_of_embeddings, items_of_run
+from coke.explore.map import map_of
+from coke.explore.neighbours import Neighbours, find_neighbours
+from coke.explore.table import center_labels, write_table
+from coke.progress import progress_bar
+from coke.run import Run
+
+Array = np.ndarray[Any, Any]
+_BLOCK = 1 << 14  # rows
+N_NEIGHBOURS = 15
+ALL_PAIRS = 20_000
+"""Rows up to which every pair is compared; above, those of a cluster and of the three nearest ones."""
+_PAIRS_OF_A_ROW = 8  # times the square root of N: what clusters may cost, else groups are made that cost less
+
+
+def explore(options: Namespace) -> int:
+    """`coke explore`; returns its exit code. Raises `CokeError` before any work."""
+    console, began = Console(highlight=False, markup=False, soft_wrap=True), time.monotonic()
+    serves = not options.no_serve and options.export is None
+    check(options, serves)
+    command = None if options.no_serve and options.export is None else atlas.find_explorer()
+    items = _items(options)
+    if options.k is not None and not 1 <= options.k <= items.n_rows:
+        raise BoundsError(f"--k {options.k}: there are {items.n_rows:,} rows, so 1 ... {items.n_rows:,}")
+    console.print(f"{items.name}: {items.n_rows:,} rows")
+    with ExitStack() as kept:
+        folder = Path(kept.enter_context(TemporaryDirectory(prefix="coke-explore-")))
+        out = options.out or folder / "table.parquet"
+        columns = make_table(items, out, folder, options, console)
+        labels = labels_file(out) if "cluster" in columns else None
+        if options.out is not None:
+            written = str(out) if labels is None else f"{out}, {labels}"
+            console.print(f"{written}: {time.monotonic() - began:.1f} s")
+        told = atlas.arguments(out, columns, labels)
+        if options.export is not None:
+            assert command is not None
+            atlas.export(command, told, options.export)
+            console.print(
+                f"{options.export}: python -m http.server --bind 127.0.0.1 --directory {options.export}"
+            )
+        if serves:
+            assert command is not None
+            port = atlas.free_port(options.port)
+            ready = f"http://{atlas.LOOPBACK[0]}:{port}\nCtrl-C ends it"
+            number = atlas.serve(command, told, port, ready)
+            return 0 if number in (None, 2) else 128 + int(number or 0)
+    return 0
+
+
+def check(options: Namespace, serves: bool) -> None:
+    """Raise `ConfigError` for what cannot be written or served, before anything is read."""
+    out, folder = options.out, options.export
+    atlas.check_host(options.host)
+    if serves:
+        atlas.free_port(options.port)
+    if options.no_serve and out is None and folder is None:
+        raise ConfigError("--no-serve leaves nothing to do: name --out FILE.parquet or --export FOLDER")
+    if out is not None:
+        if out.suffix != ".parquet":
+            raise ConfigError(f"--out {out}: it is written as parquet, so let its name end in .parquet")
+        for file in (out, labels_file(out)):
+            if file.exists() and not options.overwrite:
+                raise ConfigError(f"--out {out}: {file} exists: pass --overwrite, or name another file")
+        if out.resolve() == options.what.resolve() or out.is_dir() or not is_writable(out):
+            raise ConfigError(f"--out {out} cannot be written: name another file")
+    if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        raise ConfigError(f"--export {folder}: it is not empty: name a new folder")
+    if folder is not None and not is_writable(folder):
+        raise ConfigError(f"--export {folder} cannot be written: nothing can be made in {folder.parent}")
+    if options.map == "umap" and find_spec("umap") is None:
+        raise ConfigError(
+            "--map umap: umap-learn is not installed: pip install 'coke-ssl[map]', or --map pca"
+        )
+    if options.k is not None and options.clusters is not None:
+        raise ConfigError("--k makes clusters and --clusters names some: leave out one of them")
+
+
+def labels_file(out: Path) -> Path:
+    """Where labels at clusters' places go, beside a table."""
+    return out.with_name(f"{out.stem}.labels.parquet")
+
+
+def _items(options: Namespace) -> Items:
+    what = options.what
+    if (what / "config.yaml").is_file():
+        given = {"--clusters": options.clusters, "--k": options.k, "--column": options.column}
+        for flag, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{flag} is for embeddings; {what} is a run, which has clusters of its own")
+        return items_of_run(
+            Run(what), head=options.head, data=options.data, image_column=options.image_column
+        )
+    if not what.exists():
+        raise DataError(f"{what}: there is no such run folder, and no such file or folder of embeddings")
+    return items_of_embeddings(
+        what,
+        column=options.column,
+        clusters=options.clusters,
+        head=options.head,
+        data=options.data,
+        image_column=options.image_column,
+    )
+
+
+def make_table(items: Items, out: Path, folder: Path, options: Namespace, console: Console) -> Sequence[str]:
+    """Write the table, and labels beside it where there are clusters; returns the columns' names."""
+    where, near = items.map, items.near
+    for sentence in items.said:
+        console.print(sentence)
+    if items.vectors is not None:
+        with progress_bar(console, "vectors") as progress:
+            vectors = items.vectors(folder, progress)
+        if options.k is not None:
+            items.clusters = _clustered(vectors, options.k, options.seed)
+        near, words = neighbours_of(vectors, items.clusters.get("cluster"))
+        console.print(f"neighbours: {words}")
+        if where is None or options.map is not None:
+            where = map_of(vectors, near, method=options.map, seed=options.seed)
+    if where is None or near is None:
+        raise DataError(f"{items.name}: there are neither vectors nor a map")
+    better = (
+        ""
+        if find_spec("umap") is not None or "UMAP" in where.words
+        else "; UMAP: pip install 'coke-ssl[map]'"
+    )
+    console.print(f"map: {where.words}{better}")
+    with progress_bar(console, "rows") as progress:
+        missing = write_table(out, items, where, near, progress)
+    if missing:
+        row, why = next(iter(missing.items()))
+        name = items.images.keys[row] if items.images is not None else row
+        console.print(
+            f"{len(missing):,} of {items.n_rows:,} rows have no picture, the first is {name}: {why}"
+        )
+    if items.clusters:
+        with atomic(labels_file(out), "wb") as stream:
+            pq.write_table(center_labels(where, items.clusters, items.names.get("label")), stream)
+    return pq.read_schema(out).names
+
+
+def neighbours_of(vectors: Array, cluster: Any | None) -> tuple[Neighbours, str]:
+    """The 15 most similar rows of each of N, and among which they were looked for."""
+    n_rows = len(vectors)
+    k = max(1, min(N_NEIGHBOURS, n_rows - 1))
+    if n_rows <= ALL_PAIRS:
+        return find_neighbours(vectors, k), f"the {k} most similar of all rows"
+    words = f"the {k} most similar of its own cluster and the 3 nearest ones"
+    if cluster is not None and not cluster.null_count:
+        _, labels = np.unique(cluster.to_numpy(), return_inverse=True)
+        sizes = np.bincount(labels)
+        if (sizes.astype(float) ** 2).sum() <= _PAIRS_OF_A_ROW * n_rows**1.5:
+            return find_neighbours(
+                vectors, k, labels=labels, centers=_centers(vectors, labels, len(sizes))
+            ), words
+    n_groups, labels = math.isqrt(n_rows), np.zeros(n_rows, np.int64)
+    known = _have_direction(vectors)  # what has none is like no other in whatever group
+    km = _fitted(vectors if known.all() else vectors[known], n_groups, 0, max_size_ratio=2, max_iter=5)
+    labels[known] = km.labels_
+    found = find_neighbours(vectors, k, labels=labels, centers=km.cluster_centers_)
+    return found, f"the {k} most similar of one of {n_groups:,} groups, made for this, and the 3 nearest ones"
+
+
+def _have_direction(vectors: Array) -> Array:
+    blocks = (vectors[first : first + _BLOCK] for first in range(0, len(vectors), _BLOCK))
+    return np.concatenate([(block != 0).any(axis=1) for block in blocks])
+
+
+def _centers(vectors: Array, labels: Array, n_clusters: int) -> Array:
+    """Sums of the unit vectors of each cluster, [K, D]: only directions are asked for."""
+    sums = np.zeros((n_clusters, vectors.shape[1]))
+    for first in range(0, len(vectors), _BLOCK):
+        block = np.asarray(vectors[first : first + _BLOCK], np.float64)
+        block /= np.linalg.norm(block, axis=1, keepdims=True).clip(1e-12)
+        np.add.at(sums, labels[first : first + len(block)], block)
+    return sums
+
+
+def _fitted(vectors: Array, k: int, seed: int, **settings: Any) -> Any:
+    from coke.bounded import ConstrainedKMeans
+
+    return ConstrainedKMeans(k, metric="cosine", random_state=seed, **settings).fit(vectors)
+
+
+def _clustered(vectors: Array, k: int, seed: int) -> dict[str, Any]:
+    """K clusters by cosine, with a row's cosine to its center and its margin to the nearest other one."""
+    from coke.bounded.places import places
+    from coke.vectors import open_vectors
+
+    km = _fitted(vectors, k, seed)
+    place = places(open_vectors(vectors), km.labels_, km.cluster_centers_, km.metric)
+    lone = place["second"] < 0
+    return {
+        "cluster": pa.array(place["cluster"].copy()),
+        "score": pa.array(1 - place["distance"]),
+        "margin": pa.array(place["margin"].copy(), mask=lone),
+        "second": pa.array(place["second"].copy(), mask=lone),
+    }
