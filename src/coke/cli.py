@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from coke import __version__, cluster_cli, model_cli
+from coke import __version__, cluster_cli, curate_cli, model_cli
 from coke.errors import CokeError, ConfigError
 
 FIRST_STEPS = """\
@@ -24,6 +24,7 @@ from a folder to answers:
   coke embed runs/photos photos --out photos.parquet
   coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
   coke predict runs/photos new-photos --out new.parquet
+  coke curate runs/photos --n 1000 --out chosen.parquet   an even choice, without near-duplicates
   coke export runs/photos --to hf --out photos-model      for others; coke import reads the released CoKe
 
 each verb says more: coke pretrain --help; coke recipes lists settings and networks"""
@@ -141,6 +142,7 @@ next:     coke pretrain photos --recipe auto --dry-run""",
 
     model_cli.add_verbs(verbs)
     cluster_cli.add_verbs(verbs)
+    curate_cli.add_verbs(verbs)
     for one in (top, *verbs.choices.values()):
         one.formatter_class = _Help
     return top
