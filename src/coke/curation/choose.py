@@ -1,7 +1,7 @@
 """The choice itself: M of N rows, even over clusters of clusters, without near-duplicates.
 
-    cluster     bounded k-means by direction, unless clusters are there already
-    compare     within clusters and their nearest few: of near-duplicates the first stays
+    compare     within bounded clusters and their nearest few: of near-duplicates the first stays
+    cluster     bounded k-means by direction, in which a row weighs the more the farther its neighbours are
     share       of the coarsest groups of clusters equal parts, and so on down; who has less gives all
     take        of each cluster first the row nearest its center, then whichever is farthest from those taken
 
@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from coke.curation.duplicates import COPY, Duplicates, find_duplicates
+from coke.curation.duplicates import COPY, N_NEAR, NEIGHBOURS, Duplicates, find_duplicates
 from coke.curation.shares import shares_by_level
 from coke.curation.spread import spread_out
-from coke.errors import BoundsError, ConfigError
+from coke.errors import ConfigError
+from coke.explore import Neighbours, find_neighbours
 
 Array = np.ndarray[Any, Any]
-_OF_A_CLUSTER = 400  # rows of a cluster on average, at least
-_LARGEST_K = 1000
 _OF_A_GROUP = 10  # clusters of a group of the next level, on average
 _FEW = 20  # clusters that need no groups
-BOUNDS = {"min_size_ratio": 0.1, "max_size_ratio": 4.0}  # of the finest clusters, relative to N / K
+_TO_COMPARE = {"min_size_ratio": 0.1, "max_size_ratio": 4.0}  # relative to N / K: what a row is compared with
+_TO_CHOOSE = {"min_size_ratio": 0.1, "max_size_ratio": 10.0}  # large ones may stay, which shares make small
+_POWER = 4  # of the distance to the 10th neighbour, which rows weigh
 _ITERATIONS = 20  # of k-means: clusters to choose from need not be at rest
 
 
@@ -36,8 +37,8 @@ class Choice:
 
     Attributes:
         rows: int64 [M], in the order in which they were taken: any first m of them are spread over clusters as well.
-        labels: int64 [N], the cluster of each row.
-        centers: float32 [K, D].
+        labels: int64 [N], the cluster of each row, of duplicates too.
+        centers: [K, D].
         levels: of each level from the finest up the group of each cluster: [K], [K1], ...
         sizes: int64 [K], rows of each cluster that are no duplicates.
         taken: int64 [K], rows that were chosen of each.
@@ -115,13 +116,17 @@ def choose(
     seed: int = 0,
 ) -> Choice:
     """Choose ``n`` of the vectors [N, D]. See `coke.curate`, which checks what it is given."""
+    n_clusters = n_clusters or auto_clusters(len(vectors))
     if labels is None or centers is None:
-        labels, centers = cluster(vectors, n_clusters or auto_clusters(len(vectors)), seed)
-    found = find_duplicates(vectors, labels, centers, similarity)
+        labels, centers = cluster(vectors, n_clusters, seed)
+    neighbours = find_neighbours(vectors, NEIGHBOURS, labels=labels, centers=centers, n_near=N_NEAR)
+    found = find_duplicates(vectors, labels, centers, neighbours, similarity)
     kept = found.instead < 0
     if n > kept.sum():
         raise too_many(n, found, similarity is None)
     random = np.random.default_rng(seed)
+    n_clusters = min(n_clusters, int(kept.sum()))
+    labels, centers = cluster(vectors, n_clusters, seed, np.where(kept, loneliness(neighbours), 0))
     levels = groups_of(centers, seed)
     sizes = np.bincount(labels[kept], minlength=len(centers))
     taken = shares_by_level(sizes, levels, n, random)
@@ -131,9 +136,7 @@ def choose(
         if share:
             rows.append(spread_out(vectors, own, center, share))
             turns.append(np.arange(share))
-    order = np.argsort(
-        np.concatenate(turns), kind="stable"
-    )  # of each cluster the first, then the second of each
+    order = np.argsort(np.concatenate(turns), kind="stable")  # the first of each cluster, then the second
     return Choice(
         np.concatenate(rows)[order],
         labels,
@@ -164,26 +167,41 @@ def too_many(n: int, found: Duplicates, by_data: bool) -> ConfigError:
 
 
 def auto_clusters(n_rows: int) -> int:
-    """K where none is asked for: 400 rows each, at most 1,000.
+    """K where none is asked for: as many clusters as a cluster has rows on average.
 
     >>> auto_clusters(12_000), auto_clusters(1_000_000), auto_clusters(7)
-    (30, 1000, 1)
+    (110, 1000, 3)
     """
-    return max(1, min(_LARGEST_K, n_rows // _OF_A_CLUSTER))
+    return max(1, round(math.sqrt(n_rows)))
 
 
-def cluster(vectors: Any, n_clusters: int, seed: int) -> tuple[Array, Array]:
-    """Labels [N] and centers [K, D] of bounded k-means by direction."""
+def cluster(vectors: Any, n_clusters: int, seed: int, weights: Array | None = None) -> tuple[Array, Array]:
+    """Labels [N] and centers [K, D] of bounded k-means by direction; weights [N]: of each row in the means."""
     from coke.bounded import ConstrainedKMeans
 
-    if n_clusters > len(vectors):
-        raise BoundsError(f"{n_clusters:,} clusters of {len(vectors):,} rows: lower the number of clusters")
-    bounds = BOUNDS if n_clusters > 1 else {}
+    bounds = _TO_COMPARE if weights is None else _TO_CHOOSE
     km = ConstrainedKMeans(
-        n_clusters, metric="cosine", max_iter=_ITERATIONS, tol=1e-3, random_state=seed, **bounds
+        n_clusters,
+        metric="cosine",
+        max_iter=_ITERATIONS,
+        tol=1e-3,
+        random_state=seed,
+        **(bounds if n_clusters > 1 else {}),
     )
-    km.fit(vectors)
+    km.fit(vectors, sample_weight=weights)
     return np.asarray(km.labels_).astype(np.int64), np.asarray(km.cluster_centers_)
+
+
+def loneliness(neighbours: Neighbours) -> Array:
+    """What rows weigh, so that clusters follow where rows lie rather than how many lie there: float64 [N], mean 1.
+
+    The fourth power of the distance to the 10th neighbour (the farthest that there is, of fewer rows). The density's
+    inverse would be a power as high as the data's dimension, and a few outliers would then weigh all.
+    """
+    known = np.where(neighbours.rows >= 0, neighbours.similarity, np.inf).min(axis=1).astype(np.float64)
+    distance = np.sqrt(2 * (1 - np.where(np.isfinite(known), known, 0)).clip(1e-9))
+    weights = distance**_POWER
+    return weights / weights.mean()
 
 
 def groups_of(centers: Array, seed: int) -> list[Array]:

@@ -46,7 +46,7 @@ def curate(
             or other images.
         similarity: cosine from which a row is a duplicate, above 0; above 1 none is. None: where more rows lie close
             together than their neighbourhoods let expect.
-        n_clusters: of the finest level; default: a run's own, else one for 400 rows, at most 1,000.
+        n_clusters: of the finest level; default: a run's own, else the root of N.
         column: of parquet: where the vectors are, if there are several.
         seed: the same gives the same choice.
         overwrite: replace files that exist.
@@ -75,8 +75,15 @@ def curate(
         rows = open_rows(data, images, column, progress)
     _check_rows(rows, n, n_clusters)
     console.print(f"{rows.name}: {len(rows):,} rows of {rows.vectors.shape[1]:,} features")
-    own = {} if n_clusters is not None else {"labels": rows.labels, "centers": rows.centers}
-    choice = choose(rows.vectors, n, similarity=similarity, n_clusters=n_clusters, seed=seed, **own)
+    choice = choose(
+        rows.vectors,
+        n,
+        similarity=similarity,
+        n_clusters=n_clusters,
+        labels=rows.labels,
+        centers=rows.centers,
+        seed=seed,
+    )
     if out is not None:
         _write(rows, choice, Path(out))
         _report(rows, choice, Path(out), console)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from coke.explore import Neighbours, find_neighbours
+from coke.explore import Neighbours
 
 Array = np.ndarray[Any, Any]
 NEIGHBOURS = 10  # of a row: those that a threshold is judged by
@@ -44,7 +44,7 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(
-    vectors: Any, labels: Array, centers: Array, similarity: float | None = None, *, n_near: int = N_NEAR
+    vectors: Any, labels: Array, centers: Array, neighbours: Neighbours, similarity: float | None = None
 ) -> Duplicates:
     """The rows of vectors [N, D] that have a row of cosine `similarity` or more before them.
 
@@ -53,16 +53,13 @@ def find_duplicates(
 
     Args:
         labels: [N] cluster of each row; centers: [K, D].
-        n_near: other clusters that a cluster is compared with, the nearest by cosine.
+        neighbours: of each row, looked for in the same clusters.
     """
-    neighbours = find_neighbours(
-        vectors, min(NEIGHBOURS, len(vectors) - 1), labels=labels, centers=centers, n_near=n_near
-    )
     nearest = _nearest(neighbours)
     chosen = likeness_of_copies(neighbours) if similarity is None else similarity
     apart = max(1 - chosen, _LEAST_SHOWN)
     others = {round(1 - times * apart, 6) for times in _SHOWN if times != 1 or apart > 1 - chosen}
-    near = near_clusters(labels, centers, n_near)
+    near = near_clusters(centers, N_NEAR)
     found = {
         each: keep_first(vectors, np.flatnonzero(nearest >= each), labels, near, each)
         for each in sorted({chosen, *others}, reverse=True)
@@ -81,7 +78,7 @@ def likeness_of_copies(neighbours: Neighbours) -> float:
     expects there as well counting three times against it. Exact copies count as copies in any case, and where no
     distance finds more than is expected, only they are.
     """
-    n_rows, k = neighbours.rows.shape
+    k = neighbours.rows.shape[1]
     distance = np.sqrt(2 * (1 - neighbours.similarity.astype(np.float64)).clip(0))
     near, middle, far = distance[:, 0], distance[:, max(k // 2 - 1, 0)], distance[:, -1]
     known = np.isfinite(far) & (middle > np.sqrt(2 * (1 - COPY)))
@@ -99,7 +96,7 @@ def likeness_of_copies(neighbours: Neighbours) -> float:
     return round(float(1 - steps[best] ** 2 / 2), 4) if gains[best] > 0 and steps[best] > 0.01 else COPY
 
 
-def near_clusters(labels: Array, centers: Array, n_near: int) -> list[Array]:
+def near_clusters(centers: Array, n_near: int) -> list[Array]:
     """Of each cluster those that it is compared with, itself among them: of two, each is near the other."""
     directions = normalize(torch.as_tensor(np.asarray(centers)).float(), dim=1)
     near: list[set[int]] = [{cluster} for cluster in range(len(directions))]
