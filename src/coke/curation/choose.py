@@ -100,8 +100,8 @@ class Choice:
                 "duplicates."
             )
         return (
-            f"A row is a duplicate from a cosine of {self.similarity:g} on: up to there more rows lie close together than "
-            "their neighbourhoods let expect."
+            f"A row is a duplicate from a cosine of {self.similarity:g} on: down to there more rows lie close together "
+            "than their neighbourhoods let expect."
         )
 
 

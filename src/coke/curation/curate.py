@@ -93,7 +93,7 @@ def curate(
 def _check(data: Any, n: int, similarity: float | None, n_clusters: int | None, seed: int) -> None:
     if n < 1:
         raise ConfigError(f"--n must be at least 1, got {n}")
-    if similarity is not None and not 0 < similarity:
+    if similarity is not None and not similarity > 0:
         raise ConfigError(
             f"--similarity is a cosine above 0 (above 1 nothing is a duplicate), got {similarity}"
         )
@@ -138,8 +138,8 @@ def _report(rows: Rows, choice: Choice, out: Path, console: Console) -> None:
         "or from": "  ".join(
             f"{at:.6g}: {count:,}" for at, count in sorted(choice.counts.items(), reverse=True)
         ),
-        "clusters": f"{int((shares == choice.sizes[used]).sum()):,} taken whole; shares {shares.min():,} to {shares.max():,}"
-        f", median {np.median(shares):g}",
+        "clusters": f"{int((shares == choice.sizes[used]).sum()):,} taken whole; "
+        f"shares {shares.min():,} to {shares.max():,}, median {np.median(shares):g}",
         "went": f"{copies:,} duplicates, {n_rows - copies - len(choice.rows):,} beyond their cluster's share",
         "written": ", ".join(map(str, outputs(out))),
     }

@@ -40,7 +40,7 @@ def write_page(rows: Rows, choice: Choice, out: Path) -> None:
 
 def shown(rows: Rows, choice: Choice, out: Path) -> dict[str, Any]:
     """What the page's template is filled with."""
-    n_rows, n_copies = len(rows), int((choice.instead >= 0).sum())
+    n_rows = len(rows)
     pictures = rows.pictures
     list_of = shlex.quote(str(out))
     use = f"coke pretrain {list_of}" if pictures is not None else f"pyarrow.parquet.read_table({str(out)!r})"
@@ -60,7 +60,8 @@ def shown(rows: Rows, choice: Choice, out: Path) -> dict[str, Any]:
             for similarity, goes in sorted(choice.counts.items(), reverse=True)
         ],
         "groups": (groups := _duplicates(rows, choice)),
-        "groups_note": f"The {len(groups)} largest groups; of each at most {_OF_A_GROUP} that go, the least similar first.",
+        "groups_note": f"The {len(groups)} largest groups; of each at most {_OF_A_GROUP} that go, "
+        "the least similar first.",
         **_clusters(rows, choice),
         "use": use,
         "dropped": str(outputs(out)[1]),

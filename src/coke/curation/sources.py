@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Rows:
 
     name: what they are, for people. vectors: [N, D], an array or a memory map, of which rows are read as needed.
     keys: what they are called, or None. pictures: their images, or None.
-    labels, centers: clusters that are there already, [N] and [K, D].
+    labels, centers: a run's own clusters, [N] and [K, D], within which rows are compared; or None.
     """
 
     name: str
@@ -222,9 +222,3 @@ def _known_labels(run: Run, head: int, fingerprint: str) -> Array | None:
     if run.environment.get("data", {}).get("fingerprint") != fingerprint or not run.assignments.is_file():
         return None
     return pq.read_table(run.assignments, columns=[f"cluster_{head}"]).column(0).to_numpy().astype(np.int64)
-
-
-def blocks_of(vectors: Any, rows: Array) -> Iterator[tuple[int, Array]]:
-    """Rows of vectors in float32, block by block, with the place of each block's first."""
-    for start in range(0, len(rows), _BLOCK):
-        yield start, np.asarray(vectors[rows[start : start + _BLOCK]], np.float32)

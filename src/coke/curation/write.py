@@ -50,13 +50,16 @@ def check_outputs(out: Path, data: Any, overwrite: bool) -> None:
 def write_list(out: Path, rows: Rows, choice: Choice) -> None:
     """The chosen rows, in the order in which they were taken: any first m of them are an even choice, too.
 
-    ``row`` (of the data), ``key``, ``cluster``, ``priority`` (1 is taken first), ``why``, ``similar`` (how many
-    duplicates it stands for) and, where images are at hand, ``image``: {bytes, path}, a path where it is a file.
+    ``row`` (of the data), ``key``, ``cluster`` (of the choice), ``run_cluster`` (the run's own, of a run),
+    ``priority`` (1 is taken first), ``why``, ``duplicates`` (how many rows it stands for) and, where images are at
+    hand, ``image``: {bytes, path}, a path where it is a file.
     """
     fields = [pa.field("row", pa.int64())]
     fields += [pa.field("image", _IMAGE)] if rows.pictures is not None else []
     fields += [pa.field("key", pa.string())] if rows.keys is not None else []
-    fields += [pa.field("cluster", pa.int32()), pa.field("priority", pa.int64())]
+    fields += [pa.field("cluster", pa.int32())]
+    fields += [pa.field("run_cluster", pa.int32())] if rows.labels is not None else []
+    fields += [pa.field("priority", pa.int64())]
     fields += [pa.field("why", pa.string()), pa.field("duplicates", pa.int64())]
     schema = pa.schema(fields)
     stands_for = np.bincount(choice.instead[choice.instead >= 0], minlength=len(rows))
@@ -71,6 +74,8 @@ def write_list(out: Path, rows: Rows, choice: Choice) -> None:
                 "why": [choice.why(row) for row in part.tolist()],
                 "duplicates": stands_for[part],
             }
+            if rows.labels is not None:
+                columns["run_cluster"] = rows.labels[part].astype(np.int32)
             if rows.keys is not None:
                 columns["key"] = [rows.keys[row] for row in part.tolist()]
             if rows.pictures is not None:
