@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_cluster_is_covered() -> None:
     assert sorted(taken.tolist()) == list(range(60))
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     radius = [(1 - (unit @ unit[taken[:n]].T).max(axis=1)).max() for n in range(1, 61)]
-    assert all(later <= sooner + 1e-12 for sooner, later in zip(radius, radius[1:], strict=False))
+    assert all(later <= sooner + 1e-12 for sooner, later in itertools.pairwise(radius))
     next_one = 1 - (unit @ unit[taken[:5]].T).max(axis=1)
     assert next_one[taken[5]] == pytest.approx(next_one.max())
 
@@ -174,9 +175,8 @@ def test_a_run_gives_a_list_that_pretrain_takes(
     dropped = pq.read_table("list.dropped.parquet").to_pylist()
     copies = {line["key"]: line for line in dropped if line["key"].startswith("copy")}
     keyed = {f"copy {number}.png": f"{number:04d}.png" for number in range(3)}
-    pairs = {(name, of) for name, of in keyed.items()}
     found = {(line["key"], line["instead_key"]) for line in dropped if line["why"] == "duplicate"}
-    assert pairs <= found | {(of, name) for name, of in found}
+    assert set(keyed.items()) <= found | {(of, name) for name, of in found}
     assert len(copies) <= 3
     images = open_data("list.parquet").train
     assert len(images) == 60

@@ -1,13 +1,15 @@
 """Near-duplicates: which rows are so similar to an earlier one that they go, and from which similarity on.
 
 A row goes where a row that stays is at least as similar to it as is stated (cosine), so every row that goes has a
-row in its place, named and itself kept. Compared is what lies in the same cluster or in the clusters near it.
+row in its place, named and itself kept. Compared is what lies in the same cluster or in the clusters near it; equal
+rows are found wherever they lie.
 
 Legend: N rows, D features, K clusters, k neighbours of a row.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,12 +62,40 @@ def find_duplicates(
     apart = max(1 - chosen, _LEAST_SHOWN)
     others = {round(1 - times * apart, 6) for times in _SHOWN if times != 1 or apart > 1 - chosen}
     near = near_clusters(centers, N_NEAR)
-    found = {
-        each: keep_first(vectors, np.flatnonzero(nearest >= each), labels, near, each)
-        for each in sorted({chosen, *others}, reverse=True)
-    }
+    near, first = near_clusters(centers, N_NEAR), first_equal(vectors)
+    found = {}
+    for each in sorted({chosen, *others}, reverse=True):
+        wanted = (nearest >= each) & (first == np.arange(len(first)))
+        found[each] = _with_equal(
+            first, *keep_first(vectors, np.flatnonzero(wanted), labels, near, each), each
+        )
     counts = {each: int((instead >= 0).sum()) for each, (instead, _) in found.items()}
     return Duplicates(chosen, *found[chosen], counts)
+
+
+def first_equal(vectors: Any) -> Array:
+    """Of each row the first row of the same bytes, wherever it lies: int64 [N].
+
+    >>> first_equal(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
+    [0, 1, 0]
+    """
+    digests = np.empty(len(vectors), np.uint64)
+    for start in range(0, len(vectors), _CANDIDATES):
+        block = np.ascontiguousarray(vectors[start : start + _CANDIDATES])
+        each = [hashlib.blake2b(row, digest_size=8).digest() for row in block]
+        digests[start : start + len(each)] = np.frombuffer(b"".join(each), np.uint64)
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    return first[which]
+
+
+def _with_equal(first: Array, instead: Array, alike: Array, similarity: float) -> tuple[Array, Array]:
+    """Equal rows go wherever they lie, in place of them what stays in place of the first of them."""
+    equal = np.flatnonzero(first != np.arange(len(first)))
+    if similarity <= 1 and len(equal):
+        its = first[equal]
+        stays = instead[its] < 0
+        instead[equal], alike[equal] = np.where(stays, its, instead[its]), np.where(stays, 1, alike[its])
+    return instead, alike
 
 
 def likeness_of_copies(neighbours: Neighbours) -> float:
