@@ -33,14 +33,17 @@ MAY_IMPORT = {
     "model": LOW | {"backbones", "bounded", "method", "images", "evaluation", "vectors", "run"},
     "evaluation": LOW | {"images", "run"},
     "explore": LOW | {"bounded", "images", "model", "run", "vectors"},
+    "curation": LOW | {"bounded", "explore", "vectors", "images", "model", "run"},
     "report": LOW | {"images", "run"},
     "training": LOW | {"backbones", "bounded", "method", "images", "run", "evaluation", "model"},
     "api": LOW | {"backbones", "method", "images", "run", "evaluation", "report", "training"},
     "cluster_cli": LOW | {"bounded", "vectors"},
     "model_cli": LOW | {"model"},
     "explore_cli": LOW | {"explore"},
+    "curate_cli": LOW | {"curation"},
     "cli": LOW
-    | {"api", "cluster_cli", "explore_cli", "model_cli", "images", "run", "evaluation", "report", "training"},
+    | {"cluster_cli", "curate_cli", "explore_cli", "model_cli"}
+    | {"api", "images", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
     from coke.bounded.files import load_clustering
     from coke.bounded.sizes import check_sizes
+    from coke.curation.curate import curate
     from coke.errors import CokeError
     from coke.method.dual_step import auto_dual_lr
     from coke.method.kmeans import OnlineConstrainedKMeans
@@ -35,6 +36,7 @@ _HOMES = {
     "assign_balanced": "coke.bounded.balanced",
     "auto_dual_lr": "coke.method.dual_step",
     "check_sizes": "coke.bounded.sizes",
+    "curate": "coke.curation.curate",
     "evaluate": "coke.api",
     "export": "coke.model.export",
     "load": "coke.model.files",
@@ -51,6 +53,7 @@ __all__ = [
     "assign_balanced",
     "auto_dual_lr",
     "check_sizes",
+    "curate",
     "evaluate",
     "export",
     "load",

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from coke import __version__, cluster_cli, explore_cli, model_cli
+from coke import __version__, cluster_cli, curate_cli, explore_cli, model_cli
 from coke.errors import CokeError, ConfigError
 
 FIRST_STEPS = """\
@@ -25,6 +25,7 @@ from a folder to answers:
   coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
   coke predict runs/photos new-photos --out new.parquet
   coke explore runs/photos                       look at all of it in a browser
+  coke curate runs/photos --n 1000 --out chosen.parquet   an even choice, without near-duplicates
   coke export runs/photos --to hf --out photos-model      for others; coke import reads the released CoKe
 
 each verb says more: coke pretrain --help; coke recipes lists settings and networks"""
@@ -143,6 +144,7 @@ next:     coke pretrain photos --recipe auto --dry-run""",
     model_cli.add_verbs(verbs)
     cluster_cli.add_verbs(verbs)
     explore_cli.add_verbs(verbs)
+    curate_cli.add_verbs(verbs)
     for one in (top, *verbs.choices.values()):
         one.formatter_class = _Help
     return top

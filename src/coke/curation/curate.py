@@ -1,0 +1,153 @@
+"""`coke.curate`: from a run or embeddings to a list that `coke pretrain` takes, checked before any work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from coke.curation.choose import Choice, choose
+from coke.curation.sources import Rows, is_run, open_rows
+from coke.curation.write import check_outputs, outputs, write_dropped, write_list
+from coke.errors import ConfigError
+from coke.progress import progress_bar
+
+
+def curate(
+    data: Any,
+    n: int,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    similarity: float | None = None,
+    n_clusters: int | None = None,
+    column: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Choice:
+    """Choose ``n`` rows, even over bounded clusters: near-duplicates go, rare clusters stay.
+
+    Rows are clustered by direction (bounded k-means) and the clusters again, level after level. Rows that are as
+    similar as is stated to an earlier one of their cluster or the three nearest go. Every group of the coarsest level
+    then gives the same number, and so on down; what small ones cannot give is shared by the others. Of a cluster the
+    row nearest its center is taken first, then whichever is farthest from those taken.
+
+    Args:
+        data: a run folder: its own images, in its own clusters; or embeddings: an array [N, D], .npy, .parquet (with
+            keys, as `coke embed` writes it) or a folder of them.
+        n: how many are wanted, M.
+        out: a .parquet file for the list, which `coke pretrain` takes where images are at hand; beside it come
+            NAME.dropped.parquet, what went and why, and NAME.html, which shows both. None writes nothing.
+        images: the images of embeddings, as `coke embed` took them, for paths and pictures; of a run: their new place,
+            or other images.
+        similarity: cosine from which a row is a duplicate, above 0; above 1 none is. None: where more rows lie close
+            together than their neighbourhoods let expect.
+        n_clusters: of the finest level; default: a run's own, else the root of N.
+        column: of parquet: where the vectors are, if there are several.
+        seed: the same gives the same choice.
+        overwrite: replace files that exist.
+        console: where progress goes; None is silent.
+
+    Returns:
+        The choice: rows, clusters, and what stays in place of each duplicate.
+
+    Raises:
+        ConfigError: n above N, or above what is left without duplicates; files that exist.
+        DataError: rows without direction (NaN, zeros), images that are not there.
+
+    Examples:
+        >>> draw = np.random.default_rng(0)
+        >>> common, rare = draw.normal([9, 0, 0], 1, (200, 3)), draw.normal([0, 9, 0], 1, (8, 3))
+        >>> rows = np.concatenate([common, rare, common[:50]])
+        >>> choice = curate(rows, 16, n_clusters=2)
+        >>> sorted(choice.taken.tolist()), int((choice.rows >= 200).sum()), int((choice.instead >= 0).sum())
+        ([8, 8], 8, 50)
+    """
+    _check(data, n, similarity, n_clusters, seed)
+    if out is not None:
+        check_outputs(Path(out), data, overwrite)
+    console = console or Console(quiet=True)
+    with progress_bar(console, "images") as progress:
+        rows = open_rows(data, images, column, progress)
+    _check_rows(rows, n, n_clusters)
+    console.print(f"{rows.name}: {len(rows):,} rows of {rows.vectors.shape[1]:,} features")
+    choice = choose(
+        rows.vectors,
+        n,
+        similarity=similarity,
+        n_clusters=n_clusters,
+        labels=rows.labels,
+        centers=rows.centers,
+        seed=seed,
+    )
+    if out is not None:
+        _write(rows, choice, Path(out))
+        _report(rows, choice, Path(out), console)
+    return choice
+
+
+def _check(data: Any, n: int, similarity: float | None, n_clusters: int | None, seed: int) -> None:
+    if n < 1:
+        raise ConfigError(f"--n must be at least 1, got {n}")
+    if similarity is not None and not similarity > 0:
+        raise ConfigError(
+            f"--similarity is a cosine above 0 (above 1 nothing is a duplicate), got {similarity}"
+        )
+    if n_clusters is not None and n_clusters < 1:
+        raise ConfigError(f"--clusters must be at least 1, got {n_clusters}")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed must lie in 0 ... 2^32 - 1, got {seed}")
+    if isinstance(data, str | os.PathLike) and not Path(data).exists():
+        raise ConfigError(
+            f"{data}: there is no such run folder or file of embeddings; `coke embed` writes one"
+        )
+    if isinstance(data, str | os.PathLike) and Path(data).is_dir() and not is_run(data):
+        kinds = {path.suffix.lower() for path in Path(data).iterdir()}
+        if not kinds & {".npy", ".parquet"}:
+            raise ConfigError(f"{data} holds neither a run nor embeddings: make these with `coke embed`")
+
+
+def _check_rows(rows: Rows, n: int, n_clusters: int | None) -> None:
+    if n > len(rows):
+        raise ConfigError(f"--n {n:,} of {len(rows):,} rows of {rows.name}: lower --n")
+    if n_clusters is not None and n_clusters > len(rows):
+        raise ConfigError(f"--clusters {n_clusters:,} of {len(rows):,} rows of {rows.name}: lower --clusters")
+
+
+def _write(rows: Rows, choice: Choice, out: Path) -> None:
+    from coke.curation.page import write_page
+
+    write_list(out, rows, choice)
+    write_dropped(outputs(out)[1], rows, choice)
+    write_page(rows, choice, out)
+
+
+def _report(rows: Rows, choice: Choice, out: Path, console: Console) -> None:
+    """What came of it, line by line."""
+    n_rows, used = len(rows), choice.taken > 0
+    copies = int((choice.instead >= 0).sum())
+    shares = choice.taken[used]
+    lines = {
+        "chosen": f"{len(choice.rows):,} of {n_rows:,}, out of {int(used.sum()):,} of {len(used):,} clusters",
+        "duplicates": f"{copies:,} from a cosine of {choice.similarity:.6g} on"
+        + (" (the data's own threshold)" if choice.by_data else ""),
+        "or from": "  ".join(
+            f"{at:.6g}: {count:,}" for at, count in sorted(choice.counts.items(), reverse=True)
+        ),
+        "clusters": f"{int((shares == choice.sizes[used]).sum()):,} taken whole; "
+        f"shares {shares.min():,} to {shares.max():,}, median {np.median(shares):g}",
+        "went": f"{copies:,} duplicates, {n_rows - copies - len(choice.rows):,} beyond their cluster's share",
+        "written": ", ".join(map(str, outputs(out))),
+    }
+    if rows.pictures is not None:
+        lines["next"] = f"coke pretrain {out}"
+    else:
+        lines["images"] = (
+            "not at hand: name them with --data, for pictures and a list that `coke pretrain` takes"
+        )
+    width = max(map(len, lines))
+    console.print("\n".join(f"{name:{width}}  {text}" for name, text in lines.items()))
