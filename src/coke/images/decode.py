@@ -48,6 +48,8 @@ def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS, *, at_least: in
     Grey and bilevel are repeated over the channels, palettes looked up, transparency composited over white,
     CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
     where pillow-heif is installed, AVIF where Pillow was built with it.
+
+    max_pixels: of what is decoded.
     at_least: shorter side, px, that is enough: a JPEG is then decoded at a half, quarter or eighth of its size where
     this leaves so much, which takes a third of the time.
 
@@ -129,7 +131,9 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
 
 def _load(image: Image.Image) -> None:
     """Decode the pixels. Some of Pillow's decoders look at its limit once more."""
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+    with _PILLOWS_LIMIT:  # else another thread may just have set it aside
+        limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
         with _without_pillows_limit():
             image.load()
     else:
