@@ -163,7 +163,11 @@ def test_a_run_whose_images_moved_or_went(
     values["similarity"] = pa.array([0.5, None, *[0.25] * (n_rows - 2)], pa.float32())
     pq.write_table(pa.table(values).replace_schema_metadata({"map": "made by hand"}), "own/map.parquet")
     capsys.readouterr()
-    table = table_of("own")
+    assert "for want of images" in refused(
+        capsys, "own", "--map", "pca", "--no-serve", "--out", "table.parquet"
+    )
+    assert main(["explore", "own", "--no-serve", "--out", "table.parquet"]) == 0
+    table = pq.read_table("table.parquet")
     said = capsys.readouterr().out
     assert "no pictures" in said
     assert "made by hand" in said
@@ -275,6 +279,7 @@ def test_what_is_refused_before_any_work(here: Path, capsys: pytest.CaptureFixtu
         "none of the 60 rows is among its 3 images": ("photos.parquet", "--data", "others", *out),
         "so let its name end in .parquet": ("photos.parquet", "--no-serve", "--out", "table.csv"),
         "clusters.parquet exists": ("photos.parquet", "--no-serve", "--out", "clusters.parquet"),
+        "lies among what is read": ("photos.parquet", "--overwrite", "--no-serve", "--out", "photos.parquet"),
         "it is not empty": ("photos.parquet", "--export", "full"),
         "--no-serve leaves nothing to do": ("photos.parquet", "--no-serve"),
         "this machine alone": ("photos.parquet", "--host", "0.0.0.0"),

@@ -131,7 +131,7 @@ def export(command: Sequence[str], told: Sequence[str], folder: Path) -> None:
             raise _ended(process, log)
 
 
-def serve(command: Sequence[str], told: Sequence[str], port: int, ready: str) -> int | None:
+def serve(command: Sequence[str], told: Sequence[str], port: int, ready: str) -> int:
     """Serve until Ctrl-C or SIGTERM, whose number is returned; ``ready`` is printed once it answers.
 
     Raises `ExplorerError` with its last words where it ends by itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def explore(options: Namespace) -> int:
             port = atlas.free_port(options.port)
             ready = f"http://{atlas.LOOPBACK[0]}:{port}\nCtrl-C ends it"
             number = atlas.serve(command, told, port, ready)
-            return 0 if number in (None, 2) else 128 + int(number or 0)
+            return 0 if number == signal.SIGINT else 128 + number
     return 0
 
 
@@ -83,7 +84,10 @@ def check(options: Namespace, serves: bool) -> None:
         for file in (out, labels_file(out)):
             if file.exists() and not options.overwrite:
                 raise ConfigError(f"--out {out}: {file} exists: pass --overwrite, or name another file")
-        if out.resolve() == options.what.resolve() or out.is_dir() or not is_writable(out):
+        read = [path.resolve() for path in (options.what, options.clusters) if path is not None]
+        if out.resolve() in read or read[0] in out.resolve().parents:
+            raise ConfigError(f"--out {out}: it lies among what is read: name another file")
+        if out.is_dir() or not is_writable(out):
             raise ConfigError(f"--out {out} cannot be written: name another file")
     if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         raise ConfigError(f"--export {folder}: it is not empty: name a new folder")
@@ -138,14 +142,14 @@ def make_table(items: Items, out: Path, folder: Path, options: Namespace, consol
         console.print(f"neighbours: {words}")
         if where is None or options.map is not None:
             where = map_of(vectors, near, method=options.map, seed=options.seed)
+    elif options.map is not None:
+        raise ConfigError(
+            f"--map {options.map}: {items.name} has its own map alone, for want of images: --data"
+        )
     if where is None or near is None:
         raise DataError(f"{items.name}: there are neither vectors nor a map")
-    better = (
-        ""
-        if find_spec("umap") is not None or "UMAP" in where.words
-        else "; UMAP: pip install 'coke-ssl[map]'"
-    )
-    console.print(f"map: {where.words}{better}")
+    is_best = "UMAP" in where.words or find_spec("umap") is not None
+    console.print(f"map: {where.words}{'' if is_best else '; UMAP: pip install coke-ssl[map]'}")
     with progress_bar(console, "rows") as progress:
         missing = write_table(out, items, where, near, progress)
     if missing:
@@ -154,6 +158,7 @@ def make_table(items: Items, out: Path, folder: Path, options: Namespace, consol
         console.print(
             f"{len(missing):,} of {items.n_rows:,} rows have no picture, the first is {name}: {why}"
         )
+    labels_file(out).unlink(missing_ok=True)
     if items.clusters:
         with atomic(labels_file(out), "wb") as stream:
             pq.write_table(center_labels(where, items.clusters, items.names.get("label")), stream)
