@@ -179,14 +179,15 @@ def cluster(vectors: Any, n_clusters: int, seed: int, weights: Array | None = No
     """Labels [N] and centers [K, D] of bounded k-means by direction; weights [N]: of each row in the means."""
     from coke.bounded import ConstrainedKMeans
 
-    bounds = _TO_COMPARE if weights is None else _TO_CHOOSE
+    bounds = (_TO_COMPARE if weights is None else _TO_CHOOSE) if n_clusters > 1 else {}
     km = ConstrainedKMeans(
         n_clusters,
         metric="cosine",
         max_iter=_ITERATIONS,
         tol=1e-3,
         random_state=seed,
-        **(bounds if n_clusters > 1 else {}),
+        min_size_ratio=bounds.get("min_size_ratio"),
+        max_size_ratio=bounds.get("max_size_ratio"),
     )
     km.fit(vectors, sample_weight=weights)
     return np.asarray(km.labels_).astype(np.int64), np.asarray(km.cluster_centers_)
