@@ -188,7 +188,7 @@ def test_a_run_gives_a_list_that_pretrain_takes(
         "n_clusters=[4]",
         "dim=16",
         "batch_size=20",
-        "epochs=1",
+        "epochs=2",
         "backbone=coke_conv5_w16",
         "tensorboard=false",
     ]
@@ -218,7 +218,7 @@ def test_embeddings_with_their_images(world: Path, tmp_path: Path, monkeypatch: 
 def test_images_without_files_travel_in_the_list(tmp_path: Path) -> None:
     run = tmp_path / "run"
     coke.pretrain(
-        "textures", out=run, backbone=None, overrides={**SETTINGS, "backbone": "coke_conv5_w16", "epochs": 1}
+        "textures", out=run, backbone=None, overrides={**SETTINGS, "backbone": "coke_conv5_w16", "epochs": 2}
     )
     coke.curate(run, 30, tmp_path / "list.parquet")
     table = pq.read_table(tmp_path / "list.parquet")

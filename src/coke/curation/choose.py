@@ -28,6 +28,7 @@ _FEW = 20  # clusters that need no groups
 _TO_COMPARE: dict[str, Any] = {"min_size_ratio": 0.1, "max_size_ratio": 4.0}  # relative to N / K: what a row is compared with
 _TO_CHOOSE: dict[str, Any] = {"min_size_ratio": 0.1, "max_size_ratio": 10.0}  # large ones may stay, which shares make small
 _POWER = 4  # of the distance to the 10th neighbour, which rows weigh
+_FITTED = 100_000  # rows that clusters are made of
 _ITERATIONS = 20  # of k-means: clusters to choose from need not be at rest
 
 
@@ -176,20 +177,30 @@ def auto_clusters(n_rows: int) -> int:
 
 
 def cluster(vectors: Any, n_clusters: int, seed: int, weights: Array | None = None) -> tuple[Array, Array]:
-    """Labels [N] and centers [K, D] of bounded k-means by direction; weights [N]: of each row in the means."""
+    """Labels [N] and centers [K, D] of bounded k-means by direction; weights [N]: of each row in the means.
+
+    Of more than 100,000 rows the centers are those of as many, within the bounds, and every row goes to the nearest:
+    all of them within bounds would take memory of several times the rows where a few groups hold most rows.
+    """
     from coke.bounded import ConstrainedKMeans
 
-    bounds = _TO_COMPARE if weights is None else _TO_CHOOSE
+    bounds = (_TO_COMPARE if weights is None else _TO_CHOOSE) if n_clusters > 1 else {}
     km = ConstrainedKMeans(
         n_clusters,
         metric="cosine",
         max_iter=_ITERATIONS,
         tol=1e-3,
         random_state=seed,
-        **(bounds if n_clusters > 1 else {}),
+        min_size_ratio=bounds.get("min_size_ratio"),
+        max_size_ratio=bounds.get("max_size_ratio"),
     )
-    km.fit(vectors, sample_weight=weights)
-    return np.asarray(km.labels_).astype(np.int64), np.asarray(km.cluster_centers_)
+    n_rows = len(vectors)
+    if n_rows <= _FITTED:
+        km.fit(vectors, sample_weight=weights)
+        return np.asarray(km.labels_).astype(np.int64), np.asarray(km.cluster_centers_)
+    sample = np.sort(np.random.default_rng(seed).choice(n_rows, _FITTED, replace=False))
+    km.fit(vectors[sample], sample_weight=None if weights is None else weights[sample])
+    return np.asarray(km.predict(vectors)).astype(np.int64), np.asarray(km.cluster_centers_)
 
 
 def loneliness(neighbours: Neighbours) -> Array:

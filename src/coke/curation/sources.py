@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from coke.errors import ConfigError, DataError, ResumeError, did_you_mean
-from coke.images import open_data
+from coke.images import find_rows, open_data
 from coke.images.decode import Content, decode
 from coke.images.table import Files, Source
 from coke.model.embed import Listed
@@ -208,10 +208,16 @@ def _run(run: Run, images: str | os.PathLike[str] | None, progress: Progress | N
     km = model.heads[head]
     labels = _known_labels(run, head, train.fingerprint)
     labels = np.asarray(km.predict(vectors)) if labels is None else labels
-    places = [(train.source, row) for row in train.rows.tolist()]
+    found = find_rows(asked, **columns)[0]  # as they lie: the scan keeps small images decoded
+    places = {key: (found.source, row) for row, key in enumerate(found.keys)}
     name = f"{train.name}, as {run.path} sees it"
     return Rows(
-        name, checked(vectors, name), train.keys, Pictures(places), labels, np.asarray(km.cluster_centers_)
+        name,
+        checked(vectors, name),
+        train.keys,
+        Pictures([places[key] for key in train.keys]),
+        labels,
+        np.asarray(km.cluster_centers_),
     )
 
 
