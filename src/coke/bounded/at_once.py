@@ -50,7 +50,7 @@ class Data(NamedTuple):
 
     Attributes:
         exact: float32 or float64 [N, D], as they are.
-        columns: float32 [D, N], as they are multiplied with centers: scaled, and less the shift.
+        tiles: float32 [T, D, `TILE`], as they are multiplied with centers: scaled, and less the shift; 0 past the last.
         lengths: float64 [N], of those.
         factors: float64 [N], what rows are multiplied by: 1 / length for cosine, or 1.
         weights: float64 [N], what costs are multiplied by.
@@ -59,7 +59,7 @@ class Data(NamedTuple):
     """
 
     exact: Array
-    columns: Array
+    tiles: Array
     lengths: Array
     factors: Array
     weights: Array
@@ -93,11 +93,13 @@ class AtOnce:
         elif rows.shift is not None:
             shift = rows.shift.numpy()
             moved = moved - shift
-        columns = np.ascontiguousarray(moved.T, np.float32)
-        lengths = np.sqrt(np.square(columns, dtype=np.float64).sum(0))
+        tiles = np.zeros((-(-len(exact) // TILE) * TILE, exact.shape[1]), np.float32)
+        tiles[: len(exact)] = moved
+        lengths = np.sqrt(np.einsum("nd,nd->n", tiles, tiles, dtype=np.float64))
+        tiles = np.ascontiguousarray(tiles.reshape(-1, TILE, exact.shape[1]).swapaxes(1, 2))
         weights = np.ones(len(exact)) if rows.sample_weight is None else rows.sample_weight.numpy()
         scale = 0.5 if rows.metric == COSINE else 1.0
-        self.data = Data(exact.numpy(), columns, lengths, factors, weights, shift, scale)
+        self.data = Data(exact.numpy(), tiles, lengths, factors, weights, shift, scale)
         self.metric, self.bounds, n, k = rows.metric, bounds, len(exact), len(bounds.lower)
         self.limits = bounds.lower.numpy(), bounds.upper.numpy()
         self.offers = None
@@ -183,25 +185,21 @@ def _compare(value, square, k, best, second, at):
 @compiled
 def _nearest(data, centers, sizes, labels, own):
     """Put each row to its nearest cluster; of equals the one that it is in, else the lowest."""
-    n_features, n_clusters = len(data.columns), len(centers)
+    n_clusters, n_features = centers.shape
     moved = centers - data.shift
     squares, doubled = np.square(moved).sum(1), (2 * moved).astype(np.float32)
     e = error_terms(n_features, 2.0**-24, np.sqrt(squares.max()), 0.0)
-    tile, at = np.empty((3, TILE), np.float32), np.empty(TILE, np.int32)
+    value, best, second = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    at = np.empty(TILE, np.int32)
     total, former_total, n_changed = np.zeros(2), np.zeros(2), 0
     sizes.held[:] = 0
-    for first in range(0, len(labels), TILE):
-        columns = data.columns[:, first : first + TILE]
-        value, best, second = (
-            tile[0, : columns.shape[1]],
-            tile[1, : columns.shape[1]],
-            tile[2, : columns.shape[1]],
-        )
+    for tile in range(len(data.tiles)):
         best[:], second[:] = np.inf, np.inf
         for k in range(n_clusters):
-            _scores(columns, doubled[k], value)
-            _compare(value, np.float32(squares[k]), np.int32(k), best, second, at[: len(value)])
-        for r in range(len(value)):
+            _scores(data.tiles[tile], doubled[k], value)
+            _compare(value, np.float32(squares[k]), np.int32(k), best, second, at)
+        first = tile * TILE
+        for r in range(min(TILE, len(labels) - first)):
             i = first + r
             length, weight, former = data.lengths[i], data.scale * data.weights[i], labels[i]
             error = e[0] * length + e[1] + e[3] * (1 + length)

@@ -40,8 +40,8 @@ class Rows:
         largest: the largest absolute value of any row, after the shift.
         heaviest: the largest sample weight.
         heaviest_size: the largest size weight, or 0 where there are none.
-        shift: float64 [D], the sample's mean where it matters for precision, else None.
-        sample: of all processes' rows.
+        shift: float64 [D], a place amid the rows where it matters for precision, else None.
+        drawn: a sample of all processes' rows, or None where none is wanted.
         sample_weight, size_weight: float64 [n], or None for 1.
         total_size: N, or the sum of all size weights.
     """
@@ -54,10 +54,16 @@ class Rows:
     heaviest: float
     heaviest_size: float
     shift: Tensor | None
-    sample: Sample
+    drawn: Sample | None
     sample_weight: Tensor | None
     size_weight: Tensor | None
     total_size: float
+
+    @property
+    def sample(self) -> Sample:
+        """What was drawn."""
+        assert self.drawn is not None, "rows looked at for given centers have no sample"
+        return self.drawn
 
     def costs(self, centers: Tensor, seen: Seen | None = None) -> DistanceCosts:
         """Costs of this process's rows for centers [K, D]; ``seen`` under others."""
@@ -103,9 +109,11 @@ def look_at(
     sample_weight: Tensor | None = None,
     size_weight: Tensor | None = None,
     seed: int = 0,
+    centers: Tensor | None = None,
     block_rows: int = 2**14,
 ) -> Rows:
-    """Draw the sample, then check every row in one pass.
+    """Draw the sample, then check every row in one pass. Of rows that are only to find the nearest of ``centers``
+    [K, D] nothing is drawn: these say where the rows may lie.
 
     Raises:
         DataError: NaN or infinity, or for cosine a row of zeros, in any process (named with its row).
@@ -115,10 +123,13 @@ def look_at(
     total_size = float(n_total)
     if size_weight is not None:
         total_size = float(distributed.sum_over_processes(size_weight.sum()[None]))
-    sample = _draw(
-        vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
-    )
-    largest = _check_pass(vectors, metric, sample.shift, first_row, block_rows)
+    drawn = None
+    if centers is None:
+        drawn = _draw(
+            vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
+        )
+    shift = drawn.shift if drawn is not None else _origin(centers, metric)
+    largest = _check_pass(vectors, metric, shift, first_row, block_rows)
     heaviest = 1.0 if sample_weight is None else _largest(sample_weight)
     return Rows(
         vectors=vectors,
@@ -128,8 +139,8 @@ def look_at(
         largest=distributed.largest(largest),
         heaviest=distributed.largest(heaviest),
         heaviest_size=0.0 if size_weight is None else distributed.largest(_largest(size_weight)),
-        shift=sample.shift,
-        sample=sample,
+        shift=shift,
+        drawn=drawn,
         sample_weight=sample_weight,
         size_weight=size_weight,
         total_size=total_size,
@@ -162,15 +173,16 @@ def _draw(
     columns += [weight[at] for weight in (sample_weight, size_weight) if weight is not None]
     gathered = list(distributed.gather_uneven(tuple(columns)))
     rows = gathered.pop(0)
-    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
-    needed = metric != COSINE and bool(mean.square().sum() > 0.25 * variance.sum())
     weight = None if sample_weight is None else gathered.pop(0)
     size = None if size_weight is None else gathered.pop(0)
-    return Sample(rows, metric, _coarse(mean, rows) if needed else None, weight, size, total_size, n_total)
+    return Sample(rows, metric, _origin(rows, metric), weight, size, total_size, n_total)
 
 
-def _coarse(mean: Tensor, rows: Tensor) -> Tensor:
-    """An origin near the mean with few binary digits, so that whole numbers less it are exact."""
+def _origin(rows: Tensor, metric: str) -> Tensor | None:
+    """A place near the mean of rows that lie far from 0, of few binary digits: whole numbers less it are exact."""
+    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
+    if metric == COSINE or not bool(mean.square().sum() > 0.25 * variance.sum()):
+        return None
     unit = 2.0 ** float((rows - mean).abs().amax().log2().floor() - 8) if bool((rows != mean).any()) else 1.0
     return (mean / unit).round() * unit if unit > 0 else mean
 
