@@ -1,4 +1,4 @@
-"""Few rows go a shorter way, and nothing but the time may tell: labels, centers, costs and turns are those of blocks."""
+"""Few rows go a shorter way, and only the time may tell: labels, centers, costs and turns are those of blocks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_same(one: ConstrainedKMeans, other: ConstrainedKMeans) -> None:
     assert one.gap_ == other.gap_ == 0
 
 
-@pytest.mark.parametrize(("kind", "sizes"), itertools.product(_ROWS, _SIZES))
+@pytest.mark.parametrize(("kind", "sizes"), [*itertools.product(_ROWS, _SIZES)])
 def test_a_fit_is_that_of_blocks_to_the_last_bit(kind: str, sizes: str) -> None:
     rows = _ROWS[kind]
     one, other = both(rows, 9, init="random", n_init=2, **_SIZES[sizes])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import Assignment, bound_below, is_free
+from coke.bounded.assignment import Assignment, bound_below
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import COSINE, Prices, as_floats, row_factors
 from coke.bounded.kernels import (
@@ -81,29 +81,26 @@ def is_small(rows: Rows, n_clusters: int) -> bool:
 
 
 class AtOnce:
-    """Rows that are few (`is_small`), for K clusters, within bounds or free."""
+    """Rows that are few (`is_small`), for K clusters, within bounds or free of any."""
 
-    def __init__(self, rows: Rows, bounds: SizeBounds) -> None:
+    def __init__(self, rows: Rows, bounds: SizeBounds, free: bool) -> None:
         _, values = next(rows.vectors.blocks(rows.vectors.n_rows))
         exact = as_floats(values).contiguous()
         factors, shift = row_factors(exact, rows.metric).numpy(), np.zeros(exact.shape[1])
-        moved = exact.numpy()
-        if rows.metric == COSINE:
-            moved = moved * factors[:, None]
-        elif rows.shift is not None:
-            shift = rows.shift.numpy()
-            moved = moved - shift
-        tiles = np.zeros((-(-len(exact) // TILE) * TILE, exact.shape[1]), np.float32)
-        tiles[: len(exact)] = moved
-        lengths = np.sqrt(np.einsum("nd,nd->n", tiles, tiles, dtype=np.float64))
-        tiles = np.ascontiguousarray(tiles.reshape(-1, TILE, exact.shape[1]).swapaxes(1, 2))
+        shift = shift if rows.shift is None else rows.shift.numpy()
+        n, k = len(exact), len(bounds.lower)
+        tiles = np.zeros((-(-n // TILE) if free else 0, exact.shape[1], TILE), np.float32)
+        lengths = np.empty(n)
+        lay_out(exact.numpy(), factors, shift, tiles, lengths)
         weights = np.ones(len(exact)) if rows.sample_weight is None else rows.sample_weight.numpy()
         scale = 0.5 if rows.metric == COSINE else 1.0
         self.data = Data(exact.numpy(), tiles, lengths, factors, weights, shift, scale)
-        self.metric, self.bounds, n, k = rows.metric, bounds, len(exact), len(bounds.lower)
-        self.limits = bounds.lower.numpy(), bounds.upper.numpy()
-        self.offers = None
-        if not is_free(bounds, rows.total_size):
+        self.metric, self.limits, self.offers = (
+            rows.metric,
+            (bounds.lower.numpy(), bounds.upper.numpy()),
+            None,
+        )
+        if not free:
             every = np.arange(k, dtype=np.int32)
             self.offers = Offers(
                 np.arange(n + 1) * k, np.tile(every, n), np.empty(n * k), np.empty(n, np.int64), np.ones(n)
@@ -113,12 +110,8 @@ class AtOnce:
         self, centers: Tensor, prices: Prices, labels: Array, sums: CenterSums | None = None
     ) -> Assignment:
         """As `coke.bounded.assignment.assign_within`."""
-        value, own, sizes = (
-            prices.value.copy(),
-            np.empty(len(labels)),
-            Sizes(np.empty(len(centers)), *self.limits),
-        )
-        before = labels.copy()
+        value, before, own = prices.value.copy(), labels.copy(), np.empty(len(labels))
+        sizes = Sizes(np.empty(len(centers)), *self.limits)
         cost, former_cost, n_changed, n_off = assign(
             self.data, centers.numpy(), value, sizes, self.offers, labels, own
         )
@@ -153,6 +146,18 @@ class AtOnce:
             masses, sums.grids, sums.weight_grid, max_iter, tolerance, dtype == torch.float32, self.metric == COSINE,
         )  # fmt: skip
         return n_done, torch.from_numpy(moved), prices._replace(value=value)
+
+
+@compiled
+def lay_out(exact, factors, shift, tiles, lengths):
+    """Write rows to tiles, if there are any, and their lengths."""
+    for i in range(len(exact) if len(tiles) else 0):
+        square = 0.0
+        for d in range(len(shift)):
+            value = exact[i, d] * factors[i] - shift[d]
+            tiles[i // TILE, d, i % TILE] = value
+            square += value * value
+        lengths[i] = np.sqrt(square)
 
 
 @reordered

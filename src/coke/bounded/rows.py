@@ -7,6 +7,7 @@ Legend: N rows of all processes, n of this one, D features, S rows of the sample
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,12 +124,13 @@ def look_at(
     total_size = float(n_total)
     if size_weight is not None:
         total_size = float(distributed.sum_over_processes(size_weight.sum()[None]))
-    drawn = None
-    if centers is None:
+    if centers is not None:
+        drawn, shift = None, _origin(centers, metric)
+    else:
         drawn = _draw(
             vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
         )
-    shift = drawn.shift if drawn is not None else _origin(centers, metric)
+        shift = drawn.shift
     largest = _check_pass(vectors, metric, shift, first_row, block_rows)
     heaviest = 1.0 if sample_weight is None else _largest(sample_weight)
     return Rows(
@@ -196,16 +198,14 @@ def _check_pass(
     vectors: Vectors, metric: str, shift: Tensor | None, first_row: int, block_rows: int
 ) -> float:
     """The largest absolute value after the shift; an error for rows that are not finite, or have no direction."""
-    largest = torch.zeros((), dtype=torch.float64, device=vectors.device)
+    largest = 0.0
     error = None
     for start, rows in vectors.blocks(block_rows):
         if error is not None:
             break
-        low, high = rows.amin(0).double(), rows.amax(0).double()
-        if shift is not None:
-            low, high = low - shift, high - shift
-        top = torch.maximum(low.abs(), high.abs()).amax()
-        if not bool(torch.isfinite(top)):
+        ends = torch.stack(rows.aminmax(dim=0)).double()
+        top = float((ends if shift is None else ends - shift).abs().amax())
+        if not math.isfinite(top):
             error = _not_finite(vectors, rows, first_row + start)
         elif metric == COSINE and bool((lost := _without_direction(rows)).any()):
             row = int(lost.nonzero()[0])
@@ -214,19 +214,19 @@ def _check_pass(
                 f"row {first_row + start + row} of {vectors.name} is {what} and has no direction: leave it out for "
                 "metric='cosine'"
             )
-        elif metric == COSINE and float(top) > 1 / _SMALLEST_TOP:
+        elif metric == COSINE and top > 1 / _SMALLEST_TOP:
             error = DataError(
-                f"{vectors.name} holds values up to {float(top):.3g}, whose squares leave the range of float64: "
+                f"{vectors.name} holds values up to {top:.3g}, whose squares leave the range of float64: "
                 "divide the data by its largest value"
             )
-        largest = torch.maximum(largest, top)
-    if error is None and metric != COSINE and float(largest) > _LARGEST_VALUE:
+        largest = max(largest, top)
+    if error is None and metric != COSINE and largest > _LARGEST_VALUE:
         error = DataError(
-            f"{vectors.name} holds values up to {float(largest):.3g} from the mean, whose squares leave the range of "
-            f"float32: divide the data by {float(largest):.0e}, or leave the outlier out"
+            f"{vectors.name} holds values up to {largest:.3g} from the mean, whose squares leave the range of "
+            f"float32: divide the data by {largest:.0e}, or leave the outlier out"
         )
     distributed.fail_together(error)
-    return 1.0 if metric == COSINE else float(largest)
+    return 1.0 if metric == COSINE else largest
 
 
 def _not_finite(vectors: Vectors, rows: Tensor, first: int) -> DataError:
