@@ -30,6 +30,7 @@ from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
 from coke.bounded.sweep import Swept, sweep
 
+ALL_OFFERED = 2**17  # pairs: so few are all on offer, and the search alone is as fast as with a head start
 _MOST_SWEEPS = 60  # of one assignment: offers have doubled so often that they hold every pair long before
 
 
@@ -129,7 +130,8 @@ def assign_within(
             scale = max(costs.magnitude, float(np.ptp(value)))
             margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
             first_at, offered = swept.offers.at.copy(), (*prices[1:], margin)
-            ascend(swept.offers, sizes, value, *prices[1:])
+            if len(swept.offers.cluster) > ALL_OFFERED or not np.isinf(prices.width).all():
+                ascend(swept.offers, sizes, value, *prices[1:])
             short, _ = move_rows(swept.offers, sizes, value, *offered, 0.0, heaviest == 0)
             if heaviest > 0:
                 # whole rows of different weights need not meet bounds: what misses them by too much has to
@@ -142,7 +144,7 @@ def assign_within(
             not short.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
         )
         proven = (value, cost, sizes.held) if exact else (prices.value, swept.cost, swept.held)
-        found, rounding = _bound(*proven, lower, upper, costs.rounding)
+        found, rounding = bound_below(*proven, lower, upper, costs.rounding)
         lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
@@ -182,7 +184,7 @@ def _wider(value: Array, moved: Array, short: Array, prices: Prices, usual: Pric
     return Prices(value, *wide)
 
 
-def _bound(
+def bound_below(
     prices: Array, cost: float, held: Array, lower: Array, upper: Array, rounding: float
 ) -> tuple[float, float]:
     """The dual bound at ``prices``, under which every row is at its best, and by how much it was rounded down."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.costs import COSINE, as_floats
-from coke.bounded.kernels import Array, add_changed
+from coke.bounded.costs import COSINE, as_floats, row_factors
+from coke.bounded.kernels import Array, add_changed, means
 
 
 class CenterSums:
@@ -57,6 +57,7 @@ class CenterSums:
         device: torch.device | str = "cpu",
     ) -> None:
         self.metric, self.shift, self.weight = metric, shift, weight
+        self._origin = np.zeros(n_features) if shift is None else shift.cpu().numpy()
         self._parts: list[tuple[Array, Array]] = []
         coarse = _grid(largest * heaviest * total)
         self.grids = coarse, _grid(coarse * total)
@@ -88,6 +89,14 @@ class CenterSums:
 
         return add
 
+    def add_all(self, exact: Array, factors: Array, former: Array, now: Array) -> None:
+        """Tell of all rows at once, float32 or float64 [N, D], each to be multiplied by its factor [N]."""
+        weights = np.ones(len(exact)) if self.weight is None else self.weight.numpy()
+        add_changed(
+            exact, factors, self._origin, weights, self.grids, self.weight_grid, former, now, self.sums.numpy(),
+            self.weights.numpy(),
+        )  # fmt: skip
+
     def _weights_of(self, rows: slice | Array) -> Array | None:
         return None if self.weight is None else self.weight[rows].numpy()
 
@@ -95,11 +104,19 @@ class CenterSums:
         self, rows: Tensor, own: Array | None, former: Array, now: Array, sums: Array, weights: Array
     ) -> None:
         exact = as_floats(rows).contiguous()
-        shift = np.zeros(sums.shape[1] // 2) if self.shift is None else self.shift.numpy()
+        factors, own = self._factors(exact).numpy(), np.ones(len(rows)) if own is None else own
         add_changed(
-            exact.numpy(), self._factors(exact).numpy(), shift, np.ones(len(rows)) if own is None else own, self.grids,
-            self.weight_grid, former, now, sums, weights,
-        )  # fmt: skip
+            exact.numpy(),
+            factors,
+            self._origin,
+            own,
+            self.grids,
+            self.weight_grid,
+            former,
+            now,
+            sums,
+            weights,
+        )
 
     def move(self, rows: Tensor, numbers: Array, former: Array, now: Array) -> None:
         """Put rows [n, D] of these numbers into clusters ``now`` [n], and take them from their ``former`` ones [n]."""
@@ -126,9 +143,7 @@ class CenterSums:
         self.weights.index_add_(0, take[had], masses[had], alpha=-1)
 
     def _factors(self, rows: Tensor) -> Tensor:
-        if self.metric != COSINE:
-            return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-        return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
+        return row_factors(rows, self.metric)
 
     def centers(self, former: Tensor) -> tuple[Tensor, Tensor]:
         """New centers [K, D], and the weights [K] of all processes' rows.
@@ -139,16 +154,13 @@ class CenterSums:
             self.sums += torch.from_numpy(values)
             self.weights += torch.from_numpy(masses)
         self._parts.clear()
-        totals = distributed.sum_over_processes(torch.cat([self.sums, self.weights[:, None]], dim=1))
-        weights = totals[:, -1]
-        coarse, fine = totals[:, :-1].chunk(2, dim=1)
-        moved = (coarse + fine) / weights.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        if self.shift is not None:
-            moved = moved + self.shift
-        if self.metric == COSINE:
-            length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-            moved = torch.where(length > 1e-12, moved / length.clamp_min(1e-12), former)
-        return torch.where(weights[:, None] > 0, moved, former), weights
+        sums, weights = self.sums, self.weights
+        if distributed.active():
+            totals = distributed.sum_over_processes(torch.cat([sums, weights[:, None]], dim=1))
+            sums, weights = totals[:, :-1].contiguous(), totals[:, -1].contiguous()
+        known = sums.cpu().numpy(), weights.cpu().numpy(), self._origin
+        moved = means(*known, self.metric == COSINE, former.contiguous().cpu().numpy())
+        return torch.from_numpy(moved).to(former.device), weights.clone()
 
 
 def _grid(largest_sum: float) -> float:

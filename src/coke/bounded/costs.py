@@ -25,7 +25,6 @@ from coke.bounded.seen import Errors, Seen, ungrouped
 from coke.vectors import Vectors
 
 EUCLIDEAN, COSINE = "euclidean", "cosine"
-_UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
 _UNIT_ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 _CPU_PAIRS, _DEVICE_PAIRS = (
     2**20,
@@ -198,10 +197,8 @@ class DistanceCosts(Costs):
         return self.sample_weight[start : start + count].cpu().numpy()
 
     def factors(self, rows: Tensor) -> Tensor:
-        """What rows [b, D] are multiplied by, float64 [b]: 1 over their length for cosine."""
-        if self.metric != COSINE:
-            return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-        return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
+        """See `row_factors`."""
+        return row_factors(rows, self.metric)
 
     def errors(self, highest: float) -> Errors:
         """By how much a reduced cost may be off at most, where float32 rows are multiplied.
@@ -209,12 +206,7 @@ class DistanceCosts(Costs):
         It is ``costs * (e[0] * length + e[1]) + e[2] * size + e[3] * (1 + length)``, of a row's length and weights.
         highest: the largest absolute price.
         """
-        n_terms = self.vectors.n_features + 8
-        unit = self.unit
-        return (
-            2 * unit * self.longest * n_terms, 8 * unit * self.longest**2, 8 * unit * highest,
-            unit * _UNDERFLOW * n_terms,
-        )  # fmt: skip
+        return kernels.error_terms(self.vectors.n_features, self.unit, self.longest, highest)
 
 
 class _DistancesHere(Look):
@@ -445,6 +437,13 @@ def exact_costs(rows: Tensor, centers: Tensor, metric: str = EUCLIDEAN) -> Tenso
     if metric == COSINE:
         return (unit_rows(rows) - centers).square_().sum(-1) / 2
     return torch.sub(rows, centers).square_().sum(-1)  # float64, as the centers are
+
+
+def row_factors(rows: Tensor, metric: str) -> Tensor:
+    """What rows [b, D] are multiplied by, float64 [b]: 1 over their length for cosine, else 1."""
+    if metric != COSINE:
+        return torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+    return 1 / torch.linalg.vector_norm(rows.double(), dim=1)
 
 
 def unit_rows(rows: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from numba import njit
 
 Array = np.ndarray[Any, Any]
 GROUP = 8  # clusters of a group, whose least score is looked at before they are
+UNDERFLOW = 2.0**-101  # times unit rounding: products below that are lost in float32, so they count as equal
 TRIED_ROWS = 32  # of a block, by which is told whether looking again at some groups is faster than at all
 compiled = njit(cache=True, nogil=True, error_model="numpy")
-_reordered = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
-)
+reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
 
 
 class Found(NamedTuple):
@@ -98,8 +97,9 @@ class Known(NamedTuple):
     distance: Array
 
 
-@_reordered
-def _squared_distance(rows, i, factor, centers, k):
+@reordered
+def squared_distance(rows, i, factor, centers, k):
+    """Of row i, times its factor, from center k, in float64."""
     total = 0.0
     for d in range(centers.shape[1]):
         step = np.float64(rows[i, d]) * factor - centers[k, d]
@@ -107,7 +107,7 @@ def _squared_distance(rows, i, factor, centers, k):
     return total
 
 
-@_reordered
+@reordered
 def _least(scores, i, square, level, row_scale, product_scale, price_scale, least):
     """The least reduced cost in each group, and of all; groups lie across, so that minima are taken side by side."""
     n_groups = len(least)
@@ -122,7 +122,7 @@ def _least(scores, i, square, level, row_scale, product_scale, price_scale, leas
     return best
 
 
-@_reordered
+@reordered
 def _look(rows, i, group, centers, offset, product_scale, scores, least):
     """Scores of a row for the eight (`GROUP`) centers of a group, in sums that need not wait for each other."""
     p0 = p1 = p2 = p3 = p4 = p5 = p6 = p7 = np.float32(0)
@@ -154,7 +154,7 @@ def _look(rows, i, group, centers, offset, product_scale, scores, least):
     return low
 
 
-@_reordered
+@reordered
 def _recall(known, i, former, error, least):
     """What is known of a row's groups, fallen by as much as their clusters may have come nearer.
 
@@ -166,7 +166,7 @@ def _recall(known, i, former, error, least):
         least[group] = base[i] + kept + fall[former, group] - distance[i] * stride[group] - 4 * error
 
 
-@_reordered
+@reordered
 def _keep_known(least, known, i):
     """Keep how far each group is above the lowest, in eight bits of exponent and eight of what follows, cut off."""
     base = np.float32(np.inf)
@@ -187,7 +187,7 @@ def _near(bar, price_scale, widest, least, near):
     return n_near
 
 
-@_reordered
+@reordered
 def _error(rows, i, factor, own_scale, size, errors):
     """By how much a reduced cost may be off, see `coke.bounded.costs.DistanceCosts.errors`."""
     total = np.float32(0)
@@ -197,6 +197,13 @@ def _error(rows, i, factor, own_scale, size, errors):
     return np.float32(
         own_scale * (errors[0] * length + errors[1]) + errors[2] * size + errors[3] * (1 + length)
     )
+
+
+@compiled
+def error_terms(n_features, unit, longest, highest):
+    """See `coke.bounded.costs.DistanceCosts.errors`. unit: of rounding; longest: center; highest: price."""
+    n_terms = n_features + 8
+    return 2 * unit * longest * n_terms, 8 * unit * longest**2, 8 * unit * highest, unit * UNDERFLOW * n_terms
 
 
 @compiled
@@ -263,7 +270,7 @@ def _list(
             )
             if order[k] >= 0 and not (value - price_scale * width[k] > bar):
                 clusters[end] = order[k]
-                offers[end] = own_scale * _squared_distance(rows, i, factor, centers, order[k])
+                offers[end] = own_scale * squared_distance(rows, i, factor, centers, order[k])
                 end += 1
     _in_order(first, end, clusters, offers)
     return end
@@ -365,7 +372,7 @@ def offers_by_distance(
         chosen = _best(former, n_listed, end, size, prices, clusters, offers)
         label[i], cost[i], former_cost[i] = clusters[chosen], offers[chosen], offers[chosen]
         if former >= 0 and former != label[i]:
-            former_cost[i] = own_scale * _squared_distance(rows, i, factor, centers, former)
+            former_cost[i] = own_scale * squared_distance(rows, i, factor, centers, former)
         end = _keep(n_listed, end, chosen, size, prices, widths, reaches[label[i]], clusters, offers)
         n_offers[i], n_listed = end - n_listed, end
         if kept:
@@ -421,10 +428,32 @@ def add_changed(rows, factors, shift, weights, grids, weight_grid, former, now, 
 @compiled
 def add_exactly(values, total):
     """Add values [n] to ``total`` [2], a sum and what rounding has taken from it (Knuth's two-sum)."""
-    high, low = total[0], total[1]
     for value in values:
-        added = high + value
-        part = added - high
-        low += (high - (added - part)) + (value - part)
-        high = added
-    total[0], total[1] = high, low
+        add_one(value, total)
+
+
+@compiled
+def add_one(value, total):
+    """As `add_exactly`."""
+    high = total[0]
+    added = high + value
+    part = added - high
+    total[1] += (high - (added - part)) + (value - part)
+    total[0] = added
+
+
+@compiled
+def means(sums, masses, shift, is_cosine, former):
+    """Centers [K, D] of sums [K, 2 D]: means, or their directions; the former ones of clusters without either."""
+    n_features = former.shape[1]
+    moved = former.copy()
+    for k in range(len(masses)):
+        if masses[k] > 0:
+            square = 0.0
+            for d in range(n_features):
+                moved[k, d] = (sums[k, d] + sums[k, n_features + d]) / masses[k] + shift[d]
+                square += moved[k, d] ** 2
+            length = np.sqrt(square)
+            for d in range(n_features if is_cosine else 0):
+                moved[k, d] = moved[k, d] / length if length > 1e-12 else former[k, d]
+    return moved

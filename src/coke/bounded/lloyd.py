@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import Assignment, assign_within, is_free, needed
+from coke.bounded.assignment import ALL_OFFERED, Assignment, assign_within, is_free, needed
+from coke.bounded.at_once import AtOnce, is_small
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import Costs, Prices, exact_costs, returned_dtype
 from coke.bounded.kernels import Array
@@ -70,16 +71,22 @@ def lloyd(
     sums = rows.sums(len(centers))
     nothing = np.zeros(len(centers))
     prices = Prices(nothing if duals is None else duals, nothing, nothing)
-    best, shift, seen, usual, sizes = None, np.inf, None, prices, nothing
-    for n_moves in range(max_iter + 1):
+    best, shift, seen, usual, sizes, n_done = None, np.inf, None, prices, nothing, 0
+    at_once = _at_once(rows, bounds, free, block_rows)
+    if at_once is not None and progress is None:
+        n_done, centers, prices = at_once.iterate(centers, prices, labels, sums, max_iter, tolerance, dtype)
+    for n_moves in range(n_done, max_iter + 1):
         began = time.monotonic()
         if not free and n_moves < 2:
             # the first centers are single rows, the second are means: all distances shrink
-            prices = usual = rows.sample.prices(centers, bounds, prices.value)
+            prices = usual = _first_prices(rows, centers, bounds, prices.value)
         before = labels.copy()
-        seen = seen if n_moves > 1 else None  # what is as large goes before it is made again
-        costs = rows.costs(centers, seen)
-        found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
+        if at_once is not None:
+            found = at_once.assign(centers, prices, labels, sums)
+        else:
+            seen = seen if n_moves > 1 else None  # what is as large goes before it is made again
+            costs = rows.costs(centers, seen)
+            found, seen = _assign(rows, costs, bounds, prices, labels, sums, block_rows, usual), costs.seen
         changed = found.n_changed
         if not free:
             if n_moves == 1:  # from here on centers move less
@@ -123,10 +130,29 @@ def assign_rows(
     """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
     nothing = np.zeros(len(centers))
     prices = Prices(nothing, nothing, nothing)
-    if not is_free(bounds, rows.total_size):
-        prices = rows.sample.prices(centers, bounds, duals)
+    free = is_free(bounds, rows.total_size)
+    if not free:
+        prices = _first_prices(rows, centers, bounds, nothing if duals is None else duals)
     labels = np.full(rows.vectors.n_rows, -1, dtype=np.int32)
+    at_once = _at_once(rows, bounds, free, block_rows)
+    if at_once is not None:
+        return at_once.assign(centers, prices, labels)
     return _assign(rows, rows.costs(centers), bounds, prices, labels, None, block_rows)
+
+
+def _at_once(rows: Rows, bounds: SizeBounds, free: bool, block_rows: int | None) -> AtOnce | None:
+    """The shorter way that few rows go, to the same labels."""
+    n_clusters = len(bounds.lower)
+    if block_rows is not None or not is_small(rows, n_clusters):
+        return None
+    return AtOnce(rows, bounds, free) if free or rows.n_total * n_clusters <= ALL_OFFERED else None
+
+
+def _first_prices(rows: Rows, centers: Tensor, bounds: SizeBounds, value: Array) -> Prices:
+    """Prices to begin with, and how wide offers are: of few pairs all are on offer."""
+    if rows.heaviest_size == 0 and rows.n_total * len(centers) <= ALL_OFFERED:
+        return Prices(value, np.full(len(centers), np.inf), np.zeros(len(centers)))
+    return rows.sample.prices(centers, bounds, value)
 
 
 def _assign(
@@ -176,6 +202,8 @@ def following(found: Assignment, bounds: SizeBounds, usual: Prices, former: Arra
     Offers are cheap and sweeps are not: clusters whose price may move get offers of the usual width. They have a price,
     or come to a bound if sizes change twice as much as they did from the ``former`` [K].
     """
+    if np.isinf(usual.width).all():  # all pairs are
+        return usual._replace(value=found.prices.value)
     lower, upper, held = bounds.lower.numpy(), bounds.upper.numpy(), found.sizes
     change = 2 * held * float((np.abs(held - former) / np.maximum(held, 1)).max())
     near = (found.prices.value != 0) | (held <= lower + change) | (held >= upper - change)
