@@ -45,7 +45,7 @@ def test_every_file(run: Run) -> None:
     names = {
         *("config.yaml", "environment.json", "metrics.jsonl", "unreadable.csv", "checkpoints", "tensorboard"),
         *("backbone.safetensors", "projector.safetensors", "assignments.parquet", "clusters.safetensors"),
-        *("evaluation.json", "verdict.json", "report.html"),
+        *("evaluation.json", "verdict.json", "report.html", "map.parquet"),
     }
     assert {path.name for path in run.path.iterdir()} == names
     assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
@@ -147,7 +147,43 @@ def test_evaluate_on_other_images(run: Run, tmp_path: Path) -> None:
     evaluation = coke.evaluate(other, data, backbone=tiny(5))
     assert "hold-out" in evaluation["split"]
     assert evaluation["representations"] != run.evaluation["representations"]
-    assert evaluation["heads"] == other.evaluation["heads"] == []
+    assert evaluation["heads"] == []
+    first, others = other.evaluation, {"data": {**evaluation, "source": str(data)}}
+    assert first == {**run.evaluation, "others": others}
+    namesake = write_textures(tmp_path / "elsewhere" / "data", 80, seed=8, labelled=True)
+    again = coke.evaluate(other, namesake, backbone=tiny(5))
+    others["data (2)"] = {**again, "source": str(namesake)}
+    assert other.evaluation == {**run.evaluation, "others": others}
+    assert coke.evaluate(other, data, backbone=tiny(5)) == evaluation  # takes its own place
+    assert other.evaluation == {**run.evaluation, "others": others}
+    assert coke.evaluate(other, backbone=tiny(5)) == run.evaluation  # the run's own images again
+    assert other.evaluation == {**run.evaluation, "others": others}
+
+
+def test_the_order_of_the_same_images_changes_no_score(tmp_path: Path) -> None:
+    """What is held out goes by their order; a shuffled list of them is asked about the same ones."""
+    folder = write_textures(tmp_path / "images", 150, labelled=True)
+    run = train(folder, tmp_path / "run", linear_probe=True)
+    first = run.evaluation
+    paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    shuffled = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))]
+    listed = folder / "shuffled.csv"
+    listed.write_text("\n".join(["path,label", *(f"{path},{path.split('/')[0]}" for path in shuffled)]))
+    again = coke.evaluate(run, listed, backbone=tiny(5))
+    assert {**again, "split": first["split"]} == first == run.evaluation
+    relabelled = folder / "relabelled.csv"
+    relabelled.write_text("\n".join(["path,label", *(f"{path},{int(path[-5]) % 3}" for path in shuffled)]))
+    other = coke.evaluate(run, relabelled, backbone=tiny(5))
+    assert other["heads"]  # the run's clusters beside these labels
+    name = next(iter(run.evaluation["others"]))
+    assert run.evaluation == {**first, "others": {name: {**other, "source": str(relabelled)}}}
+
+
+def test_scores_on_other_images_are_no_first_ones(tmp_path: Path) -> None:
+    run = train(write_textures(tmp_path / "images"), tmp_path / "run")
+    data = write_textures(tmp_path / "labelled", 100, seed=7, labelled=True)
+    evaluation = coke.evaluate(run, data, backbone=tiny(5))
+    assert run.evaluation == {"others": {"labelled": {**evaluation, "source": str(data)}}}
 
 
 def test_without_labels(tmp_path: Path) -> None:

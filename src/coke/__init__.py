@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coke.api import evaluate, pretrain
+    from coke.api import evaluate, pretrain, write_report
     from coke.bounded.balanced import assign_balanced
     from coke.bounded.estimator import ConstrainedKMeans
     from coke.bounded.files import load_clustering
@@ -40,6 +40,7 @@ _HOMES = {
     "load": "coke.model.files",
     "load_clustering": "coke.bounded.files",
     "pretrain": "coke.api",
+    "write_report": "coke.api",
 }
 __all__ = [
     "CokeError",
@@ -56,6 +57,7 @@ __all__ = [
     "load",
     "load_clustering",
     "pretrain",
+    "write_report",
 ]
 
 

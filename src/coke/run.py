@@ -9,7 +9,10 @@
     projector.safetensors  the trained projector: with clusters.safetensors what `coke.load` makes a model of
     assignments.parquet    key, content (a hash), and per head h: cluster_h, score_h, margin_h, second_h, trained_h
     clusters.safetensors   per head h: centers_h [K, D], duals_h [K], counts_h [K]; coke.load_clustering reads it
-    evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
+    map.parquet            rows of assignments: x, y, nearest (a row), similarity, mean red, green, blue
+    thumbnails.parquet     small pictures of the images that the report shows: row, key, picture (WebP)
+    evaluation.json        scores of the trained backbone beside raw pixels and the untrained network; under
+                           "others" those on other images, by their name
     drift.json             of a run that goes on from another: how far clusters of known images moved
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
     report.html            all of it in one page
@@ -76,6 +79,8 @@ class Run:
     assignments = property(lambda self: self.path / "assignments.parquet")
     projector = property(lambda self: self.path / "projector.safetensors")
     clusters = property(lambda self: self.path / "clusters.safetensors")
+    map = property(lambda self: self.path / "map.parquet")
+    thumbnails = property(lambda self: self.path / "thumbnails.parquet")
     evaluation_file = property(lambda self: self.path / "evaluation.json")
     drift_file = property(lambda self: self.path / "drift.json")
     verdict_file = property(lambda self: self.path / "verdict.json")
@@ -109,7 +114,7 @@ class Run:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """What `coke evaluate` wrote last, empty before that."""
+        """The scores on the run's own images, under ``others`` those on other images; empty before there are any."""
         return self.read_json(self.evaluation_file)
 
     @property

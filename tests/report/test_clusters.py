@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import page_of, write_metrics, write_whole_run
 
-from coke.report import write_report
+from coke.report import write_page
 from coke.report.clusters import Head, read_heads
 from coke.report.record import read_record
 
@@ -21,7 +21,7 @@ def test_sizes_in_words_count_empty_and_short_clusters(tmp_path, textures):
     pyarrow.parquet.write_table(table, run.assignments)
     heads = read_heads(read_record(run))
     assert heads[0].sizes.tolist() == [150, 30, 10, 0, 5]
-    words = page_of(write_report(run, textures)).words
+    words = page_of(write_page(run, textures)).words
     assert "The largest cluster holds 150 images (76.9 %), the smallest 0." in words
     assert "Empty: 1 cluster." in words
     assert "Below the bound of 16: 3 clusters." in words

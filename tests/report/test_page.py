@@ -16,13 +16,13 @@ from run_folders import (
 )
 
 from coke.errors import ResumeError
-from coke.report import write_report
+from coke.report import write_page
 from coke.run import Run
 
 
 def test_whole_run_gives_a_complete_page(tmp_path, textures):
     run = write_whole_run(tmp_path / "textures", textures, [5, 7])
-    path = write_report(run, textures)
+    path = write_page(run, textures)
     assert path == run.report
     page = page_of(path)
     words = page.words
@@ -41,7 +41,7 @@ def test_whole_run_gives_a_complete_page(tmp_path, textures):
 
 
 def test_links_inside_the_page_lead_somewhere(tmp_path, textures):
-    page = page_of(write_report(write_whole_run(tmp_path / "run", textures, [5]), textures))
+    page = page_of(write_page(write_whole_run(tmp_path / "run", textures, [5]), textures))
     places = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(places) == len(set(places))
     links = [str(link["href"]) for link in page.all("a")]
@@ -50,7 +50,7 @@ def test_links_inside_the_page_lead_somewhere(tmp_path, textures):
 
 
 def test_nothing_is_loaded_and_no_script_runs(tmp_path, textures):
-    text = write_report(write_whole_run(tmp_path / "run", textures, [5]), textures).read_text()
+    text = write_page(write_whole_run(tmp_path / "run", textures, [5]), textures).read_text()
     page = page_of(tmp_path / "run" / "report.html")
     assert not re.search(r"https?:|url\(|@import", text)
     names = {name for name, _ in page.tags}
@@ -60,7 +60,7 @@ def test_nothing_is_loaded_and_no_script_runs(tmp_path, textures):
 
 
 def test_readable_without_seeing(tmp_path, textures):
-    page = page_of(write_report(write_whole_run(tmp_path / "run", textures, [5]), textures))
+    page = page_of(write_page(write_whole_run(tmp_path / "run", textures, [5]), textures))
     assert page.all("html", lang="en")
     assert all(image["alt"] for image in page.all("img"))
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in page.all("svg"))
@@ -71,8 +71,8 @@ def test_readable_without_seeing(tmp_path, textures):
 
 def test_same_folder_gives_the_same_page(tmp_path, textures):
     run = write_whole_run(tmp_path / "run", textures, [5])
-    first = write_report(run, textures).read_bytes()
-    assert write_report(run, textures).read_bytes() == first
+    first = write_page(run, textures).read_bytes()
+    assert write_page(run, textures).read_bytes() == first
 
 
 def test_text_from_outside_is_escaped(tmp_path):
@@ -89,7 +89,7 @@ def test_text_from_outside_is_escaped(tmp_path):
     write_metrics(run, [epoch(0, 1, 6, [2], verdict={}), {"kind": "event", "epoch": attack, "text": attack}])
     run.unreadable_file.write_text(f"key,reason\n<b>.png,{attack.replace(chr(34), '')}\n")
     write_assignments(run, images, [2])
-    page = page_of(write_report(run, images))
+    page = page_of(write_page(run, images))
     assert not [name for name, _ in page.tags if name in ("script", "u")]
     assert "<script>bad()</script>" in page.words
     assert '<script>alert("0")</script>&' in str([cell.get("title") for cell in page.all("span")])
@@ -100,7 +100,7 @@ def test_a_run_stopped_in_its_first_epoch(tmp_path):
     run = Run(tmp_path)
     run.write_config({"epochs": 20, "n_clusters": "auto"})
     write_metrics(run, [{"kind": "step", "epoch": 0, "step": step, "loss": 3.0 - step} for step in range(3)])
-    words = page_of(write_report(run, None)).words
+    words = page_of(write_page(run, None)).words
     assert "no verdict yet" in words
     assert "0 of 20 epochs are recorded" in words
     assert "--resume" in words
@@ -117,7 +117,7 @@ def test_a_run_without_labels(tmp_path):
     run = write_whole_run(tmp_path / "run", images, [3])
     run.evaluation_file.unlink()
     write_metrics(run, [epoch(number, 4, 12, [3]) for number in range(4)])
-    page = page_of(write_report(run, images))
+    page = page_of(write_page(run, images))
     assert "has no labels to ask about" in page.words
     assert "No k-NN accuracy was recorded" in page.words
     assert page.all("img")
@@ -129,7 +129,7 @@ def test_losses_that_are_not_numbers_are_named(tmp_path, textures):
     write_metrics(run, [epoch(number, 6, 200, [5], loss=loss) for number, loss in enumerate(losses)])
     verdict = {"state": "exploding", "healthy": False, "text": "the loss is not a number", "action": "lower"}
     run.write_json(run.verdict_file, verdict)
-    page = page_of(write_report(run, None))
+    page = page_of(write_page(run, None))
     assert "not a finite number in 3 epochs, first in epoch 2" in page.words
     assert "2.5 (last known)" in page.words
     assert page.all("section", class_="verdict bad")
@@ -144,7 +144,7 @@ def test_collapsed_and_exploded_figures_are_drawn(tmp_path, textures):
         for number, (loss, spread) in enumerate(figures)
     ]
     write_metrics(run, records)
-    words = page_of(write_report(run, None)).words
+    words = page_of(write_page(run, None)).words
     assert "loss 1e+30" in words
     assert "feature spread 1e-30" in words
     assert "effective rank 1" in words
@@ -153,14 +153,14 @@ def test_collapsed_and_exploded_figures_are_drawn(tmp_path, textures):
 def test_every_loss_missing(tmp_path):
     run = Run(tmp_path)
     write_metrics(run, [epoch(number, 2, 50, [5], loss=float("nan"), heads=[]) for number in range(2)])
-    words = page_of(write_report(run, None)).words
+    words = page_of(write_page(run, None)).words
     assert "not a finite number in 2 epochs, first in epoch 0" in words
     assert "the plan is not recorded" in words
     assert "It learns" in words  # the last epoch's verdict stands in for verdict.json
 
 
 def test_images_that_are_not_at_hand(tmp_path, textures):
-    page = page_of(write_report(write_whole_run(tmp_path / "run", textures, [5]), None))
+    page = page_of(write_page(write_whole_run(tmp_path / "run", textures, [5]), None))
     assert "The images were not at hand" in page.words
     assert "for all 200 images" in page.words
     assert not page.all("img")
@@ -172,7 +172,7 @@ def test_half_written_files_become_sentences(tmp_path, textures):
         stream.write('{"kind": "epo')
     run.evaluation_file.write_text('{"trained": ')
     run.assignments.write_bytes(b"PAR1")
-    words = page_of(write_report(run, textures)).words
+    words = page_of(write_page(run, textures)).words
     assert "1 line of metrics.jsonl could not be read" in words
     assert "evaluation.json could not be read" in words
     assert "assignments.parquet could not be read" in words
@@ -182,7 +182,7 @@ def test_half_written_files_become_sentences(tmp_path, textures):
 def test_unreadable_images_are_counted_and_the_first_listed(tmp_path, textures):
     run = write_whole_run(tmp_path / "run", textures, [5])
     write_unreadable(run, 27)
-    words = page_of(write_report(run, None)).words
+    words = page_of(write_page(run, None)).words
     assert "27 images could not be read" in words
     assert "The first 20 are listed here" in words
     assert "broken/19.jpg" in words
@@ -192,12 +192,12 @@ def test_unreadable_images_are_counted_and_the_first_listed(tmp_path, textures):
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ResumeError, match="holds no run to report"):
-        write_report(Run(tmp_path / "nowhere"), None)
+        write_page(Run(tmp_path / "nowhere"), None)
 
 
 def test_a_newer_format_is_refused(tmp_path):
     run = Run(tmp_path)
     run.write_json(run.environment_file, {"format_version": 99})
     with pytest.raises(ResumeError, match="newer coke"):
-        write_report(run, None)
+        write_page(run, None)
     assert not run.report.exists()

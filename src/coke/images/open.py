@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
@@ -13,7 +13,7 @@ from coke.images.image_set import ImageSet
 from coke.images.listing import LISTS, TABLES, find_list, find_table
 from coke.images.parquet import find_parquet
 from coke.images.scan import scan
-from coke.images.splits import Splits, make_splits
+from coke.images.splits import Splits, in_order, make_splits
 from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
 from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
@@ -31,6 +31,7 @@ def open_data(
     max_unreadable_share: float = 0.01,
     label_column: str = "label",
     image_column: str = "image",
+    contents: Sequence[bytes] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Splits:
     """Find the images of ``data``, decode each once, and say which of them probes use.
@@ -40,6 +41,8 @@ def open_data(
     max_unreadable_share: of a split's images may be unreadable (of ten or more one, unless it is 0); they are
     listed and left out.
     label_column, image_column: of parquet and CSV.
+    contents: hashes of the images that a run was trained on: where these are the same ones, they come in that order,
+    whatever the order in ``data``.
     progress: called with images decoded and images in all, over both splits.
 
     Raises `DataError` for a path that is not there, no images, labels of a wrong type, or too many
@@ -62,7 +65,7 @@ def open_data(
             rows, resident_bytes=resident_bytes, max_unreadable_share=max_unreadable_share, progress=report
         )
 
-    train = scan_split(found.train, 0)
+    train = in_order(scan_split(found.train, 0), contents)
     query = scan_split(found.query, len(found.train.keys)) if found.query else None
     remarks = found.remarks
     if train.n_duplicates:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 12_000_000
 
 
-def write_report(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTES) -> Path:
+def write_page(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTES) -> Path:
     """Write the run's report.html and return where it lies.
 
     Args:
