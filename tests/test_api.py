@@ -45,7 +45,7 @@ def test_every_file(run: Run) -> None:
     names = {
         *("config.yaml", "environment.json", "metrics.jsonl", "unreadable.csv", "checkpoints", "tensorboard"),
         *("backbone.safetensors", "projector.safetensors", "assignments.parquet", "clusters.safetensors"),
-        *("evaluation.json", "verdict.json", "report.html", "map.parquet"),
+        *("evaluation.json", "verdict.json", "report.html", "map.parquet", "thumbnails.parquet"),
     }
     assert {path.name for path in run.path.iterdir()} == names
     assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]

@@ -24,6 +24,7 @@ metrics.jsonl and tensorboard/ grow as the run goes; a last line that a crash cu
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -129,6 +130,14 @@ class Run:
         *lines, _torn = self.metrics_file.read_text(encoding="utf-8").split("\n")  # a crash may cut the last
         records = [json.loads(line) for line in lines if line]
         return [record for record in records if kind in (None, record["kind"])]
+
+    def unreadable(self) -> list[list[str]]:
+        """The images left out: key and reason."""
+        if not self.unreadable_file.is_file():
+            return []
+        with open(self.unreadable_file, newline="", encoding="utf-8", errors="replace") as stream:
+            rows = [[row[0], ", ".join(row[1:])] for row in csv.reader(stream) if row]
+        return rows[1:] if rows[:1] == [["key", "reason"]] else rows
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A JSON object of the folder, empty where the file is not there yet."""
