@@ -27,7 +27,7 @@ def rows_of(path, cluster, kind):
     """The rows of the images that a card of the first head shows of a kind."""
     text = path.read_text("utf-8")
     card = text.split(f'id="c0-{cluster}"')[1].split("</article>")[0]
-    strip = card.split(f"<p>{kind}\n")[1].split('class="strip"')[0]
+    strip = "".join(card.split(f"<p>{kind}\n")[1:]).split('class="strip"')[0]
     return [int(row) for row in re.findall(r'data-row="(\d+)"', strip)]
 
 

@@ -41,21 +41,9 @@ def test_whole_run_gives_a_complete_page(tmp_path, textures):
     assert "The figures: it learns steadily." in words
     assert "Next: train longer" in words
     assert re.search(r"Groups follow neither brightness nor colour alone: \d+ % of the differences in", words)
-    order = (
-        "It learned",
-        "Clusters in pictures",
-        "Map",
-        "Scores",
-        "Curves",
-        "Sizes",
-        "Use this",
-        "Words",
-        "Run",
-    )
-    places = [words.rindex(name) if name in order[1:] else words.index(name) for name in order]
-    assert places[0] == min(places)
-    titles = [text for text in page.texts if text in order[1:]]
-    assert titles[-8:] == list(order[1:])
+    titles = ["Clusters in pictures", "Map", "Scores", "Curves", "Sizes", "Use this", "Words", "Run"]
+    assert [text for text in page.texts if text in titles][-8:] == titles
+    assert words.index("It learned") < words.index("Clusters in pictures") < words.index("Cluster 0")
     assert "5, 7 clusters per head" in words
     assert "200 images" in words
     assert "4.07 minutes of training" in words
@@ -72,12 +60,10 @@ def test_whole_run_gives_a_complete_page(tmp_path, textures):
         ),
         *("Sizes during training, head 0", "Sizes during training, head 1", "Head 0", "Head 1"),
     }
-    assert "torch: 2.11.0" in words or '"torch": "2.11.0"' in words
+    assert '"torch": "2.11.0"' in words
     assert "Every image that was found could be read." in words
     assert len(page.all("dt")) == 10
-    assert [part for part in page.all("p", class_="missing")] == [
-        {"class": "missing"}
-    ] * 12  # without a script
+    assert len(page.all("p", class_="missing")) == 12  # of what needs a script
 
 
 def test_links_inside_the_page_lead_somewhere(tmp_path, textures):

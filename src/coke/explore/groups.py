@@ -55,10 +55,8 @@ class Groups:
             bound = said.get("bound")
             if bound is None and min_size_ratio is not None and n_clusters:
                 bound = min_size_ratio * len(clusters) / n_clusters
-            figures = (column(name, np.nan) for name in ("score", "margin"))
-            heads.append(
-                cls(index, clusters, *figures, column("second", -1).astype(np.int64), n_clusters, bound)
-            )
+            scores, margins, seconds = column("score", np.nan), column("margin", np.nan), column("second", -1)
+            heads.append(cls(index, clusters, scores, margins, seconds.astype(np.int64), n_clusters, bound))
         return heads
 
     @cached_property

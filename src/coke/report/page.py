@@ -83,8 +83,9 @@ class _Page:
         self.keys = self.pictures.keys
         ratio = finite(record.config.get("min_size_ratio"))
         self.heads = Groups.read(record.assignments, record.heads, ratio) if self.keys else []
-        labelled = bool(self.keys) and "label" in record.assignments.column_names
-        self.labels = record.assignments["label"].fill_null(-1).to_numpy() if labelled else None
+        table: Any = record.assignments if self.keys else {}
+        names = table.column_names if self.keys else []
+        self.labels = table["label"].fill_null(-1).to_numpy() if "label" in names else None
         kept = record.thumbnails.schema.metadata if record.thumbnails is not None else None
         self.classes = (
             images.classes if images is not None else json.loads((kept or {}).get(b"classes", b"null"))
@@ -213,7 +214,7 @@ class _Page:
 
 
 def _lists(pictures: Pictures, heads: list[Groups], plane: Any) -> list[tuple[str, str, list[Any]]]:
-    """Outliers, exact copies, most alike pairs: title, sentence, and of each entry its rows, words, and copies' rows."""
+    """Outliers, exact copies, most alike pairs: title, sentence, and of each entry rows, words, and copies' rows."""
     if not heads:
         return []
     copies = pictures.copies

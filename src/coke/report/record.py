@@ -93,7 +93,7 @@ def read_record(run: Run) -> Record:
         return attempt(path, lambda: pyarrow.parquet.read_table(path), None)
 
     metrics = attempt(run.metrics_file, lambda: _metrics(run.metrics_file, problems), [])
-    last = next((line for line in reversed(metrics) if line.get("kind") == "epoch"), {})
+    last: dict[str, Any] = next((line for line in reversed(metrics) if line.get("kind") == "epoch"), {})
     assignments, places = table(run.assignments), table(run.map)
     if places is not None and (assignments is None or len(places) != len(assignments)):
         problems.append(f"{run.map.name} has other rows than {run.assignments.name} and is not used.")

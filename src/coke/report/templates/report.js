@@ -69,8 +69,10 @@ function choose_head(number) {
   draw_map()
 }
 
+const label_of = (place) => data.labels?.[place] >= 0 ? data.classes?.[data.labels[place]] ?? data.labels[place] : null
+
 function enlarge(place) {
-  const row = data.rows[place], [clusters, scores, margins] = data.heads[head], label = data.labels?.[place]
+  const row = data.rows[place], [clusters, scores, margins] = data.heads[head], label = label_of(place)
   const thousandth = (value) => value === null ? "–" : (value / 1000).toFixed(2)
   const shown = all(`figure[data-row="${row}"]`), link = shown.map((figure) => one("a", figure)).find((a) => a)
   const image = one("img", large), small = data.pictures[row] ?? ""
@@ -84,7 +86,7 @@ function enlarge(place) {
     whole.src = link.href
   }
   one("p", large).textContent = `${data.keys[place]}\ncluster ${clusters[place]}, score ${thousandth(scores[place])}, margin `
-    + thousandth(margins[place]) + (label >= 0 ? `, label “${data.classes?.[label] ?? label}”` : "")
+    + thousandth(margins[place]) + (label === null ? "" : `, label “${label}”`)
     + (small || link ? "" : "\nIts picture is not among those on this page.")
   large_at = place
   if (!large.open) large.showModal()
@@ -101,12 +103,12 @@ function export_chosen() {
   const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`
   const lines = data.keys.flatMap((key, place) => chosen.has(clusters[place]) ? [[quoted(key), clusters[place],
     (scores[place] ?? 0) / 1000, margins[place] === null ? "" : margins[place] / 1000,
-    data.labels ? quoted(data.classes?.[data.labels[place]] ?? data.labels[place]) : ""].join(",")] : [])
+    label_of(place) === null ? "" : quoted(label_of(place))].join(",")] : [])
   const link = document.createElement("a")
   link.download = `clusters-head-${head}.csv`
   link.href = URL.createObjectURL(new Blob([["key,cluster,score,margin,label", ...lines, ""].join("\n")], {type: "text/csv"}))
   link.click()
-  one("#said").textContent = `${lines.length} images of ${chosen.size} clusters written to ${link.download}`
+  one("#said").textContent = `${lines.length} images written to ${link.download}`
 }
 
 function draw_map() {
