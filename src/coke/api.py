@@ -192,7 +192,7 @@ def evaluate(
     evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
     own = _is_own(run, splits)
     run.write_json(run.evaluation_file, _beside(run, evaluation, splits, data, own))
-    write_page(run, splits.train if own else None)
+    write_page(run, splits.train if own else None, data if own else None)
     return evaluation
 
 
@@ -212,18 +212,19 @@ def write_report(run: Run | str | os.PathLike[str], data: str | os.PathLike[str]
     run = run if isinstance(run, Run) else Run(run)
     if data is None:
         return write_page(run, None)
-    config = run.config
-    columns = {name: config[name] for name in ("image_column", "label_column") if name in config}
-    images = open_data(
-        data,
-        seed=config.get("seed", 0),
-        max_unreadable_share=1.0,
-        contents=_contents(run),
-        **(columns if has_columns(data) else {}),
-    ).train
-    if not run.map.is_file() and _contents(run) == [row.tobytes() for row in images.hashes.numpy()]:
+    config, contents = run.config if run.config_file.is_file() else {}, _contents(run)
+    names = ("image_column", "label_column") if has_columns(data) else ()
+    columns = {name: config[name] for name in names if name in config}
+    seed = config.get("seed", 0)
+    images = open_data(data, seed=seed, max_unreadable_share=1.0, contents=contents, **columns).train
+    here = [row.tobytes() for row in images.hashes.numpy()]
+    if contents is not None and not set(contents) & set(here):
+        raise DataError(
+            f"{data} holds other images: none of the run's images is among the {len(here):,} there"
+        )
+    if here == contents and not run.map.is_file():
         _map_again(run, images)
-    return write_page(run, images)
+    return write_page(run, images, data)
 
 
 def evaluate_on(

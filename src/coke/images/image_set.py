@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from coke.images.decode import decode
 from coke.images.memory import usable_cpus
-from coke.images.table import Files, Pixels, Source
+from coke.images.table import Pixels, Source
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""
@@ -117,11 +116,6 @@ class ImageSet:
         Raises `DataError` or `OSError` where the file has changed or gone since the scan.
         """
         return decode(self.source.load(int(self.rows[index])))
-
-    def file(self, index: int) -> Path | None:
-        """Where one image lies; None where it is no file of its own."""
-        source = self.source
-        return source.root / source.paths[int(self.rows[index])] if isinstance(source, Files) else None
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """The same images, fewer rows, in the order of ``indices`` (int64 [M]). Shares the content."""

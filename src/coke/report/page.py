@@ -47,19 +47,26 @@ _SCORES = {
 }
 
 
-def write_page(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTES) -> Path:
+def write_page(
+    run: Run,
+    images: ImageSet | None,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> Path:
     """Write the run's report.html and return where it lies; pictures that it shows are kept in thumbnails.parquet.
 
     Args:
         run: the run folder; parts that are missing or broken in it become sentences on the page.
         images: the images that were trained on, for pictures, known by content or key; None where they are not at
             hand: then those of an earlier page are shown.
+        data: where they lie, to link to; default: where they lay in training.
         max_bytes: how large the file may become; pictures fill what the rest of the page leaves.
 
     Raises:
         ResumeError: the folder holds no run at all, or one written by a newer coke.
     """
-    page = _Page(read_record(run), images)
+    page = _Page(read_record(run), images, data)
     budget = max_bytes - len(page.render(0))
     text = page.render(budget)
     while len(text) > max_bytes and budget > 0:
@@ -75,10 +82,13 @@ def write_page(run: Run, images: ImageSet | None, *, max_bytes: int = MAX_BYTES)
 class _Page:
     """What the templates show of a run."""
 
-    def __init__(self, record: Record, images: ImageSet | None) -> None:
+    def __init__(
+        self, record: Record, images: ImageSet | None, data: str | os.PathLike[str] | None = None
+    ) -> None:
         import jinja2
 
         self.record, self.images = record, images
+        self.data = Path(data or str(record.config.get("data") or ""))
         self.pictures = Pictures(record.assignments, images, record.thumbnails)
         self.keys = self.pictures.keys
         ratio = finite(record.config.get("min_size_ratio"))
@@ -160,9 +170,9 @@ class _Page:
 
     def link(self, row: int) -> str | None:
         """The image's file as seen from the page, where it is a file."""
-        file = Path(str(self.record.config.get("data") or "")) / self.keys[row]
-        if self.images is not None and row in self.pictures.places:
-            file = self.images.file(self.pictures.places[row]) or file
+        place = self.pictures.places.get(row)
+        key = self.keys[row] if self.images is None or place is None else self.images.keys[place]
+        file = (self.data if self.data.is_dir() else self.data.parent) / key
         return quote(os.path.relpath(file, self.record.run.path)) if file.is_file() else None
 
     def _data(self, cards: list[list[str]]) -> dict[str, Any]:

@@ -211,6 +211,6 @@ async function start() {
     draw_chart(plot, JSON.parse(plot.dataset.chart))
     await new Promise((done) => setTimeout(done))  // the page stays awake
   }
-  document.documentElement.dataset.ready = "1"
+  document.documentElement.dataset.ready = performance.now().toFixed()  // ms since it was opened
 }
 start().catch((error) => { console.error(error); all(".script").forEach((part) => (part.hidden = true)) })
