@@ -50,7 +50,7 @@ class Pictures:
         kept: what `keep` wrote.
 
     Attributes:
-        keys: of all rows. copies: [N], equal where contents are.
+        keys: of all rows. classes: names of labels, as far as they were kept. copies: [N], equal where contents are.
         content: thumbnails by row, as far as they were loaded. places: where rows lie among the images at hand.
         unknown, failed: rows asked for that are not there, or can no longer be read.
     """
@@ -63,6 +63,8 @@ class Pictures:
         self.places = dict[int, int]()
         contents = assignments["content"].to_pylist() if self.keys and "content" in names else self.keys
         self.copies = np.unique(np.array(contents, object), return_inverse=True)[1]
+        said = None if kept is None else kept.schema.metadata
+        self.classes = json.loads((said or {}).get(b"classes", b"null"))
         for one in [] if kept is None else kept.to_pylist():
             if one["row"] < len(self.keys) and self.keys[one["row"]] == one["key"]:
                 self.content[one["row"]] = one["picture"]

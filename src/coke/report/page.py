@@ -10,15 +10,14 @@ import functools
 import gzip
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import numpy as np
 
-from coke.explore import Groups
-from coke.explore.groups import DOUBT
+from coke.explore import Groups, exact_copies, nearest_pairs, outliers
+from coke.explore.groups import DOUBT, Kind
 from coke.explore.pictures import FIRST, SHOWN, Pictures
 from coke.report import charts, words
 from coke.report.record import Record, finite, read_record
@@ -31,12 +30,6 @@ MAX_BYTES = 12_000_000
 _MAX_ROWS, _MAX_NUMBERS = 100_000, 2_000_000  # images that map, search and export know, and numbers on them
 _LISTED = 24  # outliers, copies and pairs
 _TEMPLATES = Path(__file__).parent / "templates"
-_KINDS = {
-    "central": "most central",
-    "borderline": "most borderline",
-    "random": "at random",
-    "farthest": "farthest",
-}
 _SCORES = {
     "knn": "k-NN",
     "linear": "linear probe",
@@ -94,15 +87,13 @@ class _Page:
         ratio = finite(record.config.get("min_size_ratio"))
         self.heads = Groups.read(record.assignments, record.heads, ratio) if self.keys else []
         table: Any = record.assignments if self.keys else {}
-        names = table.column_names if self.keys else []
-        self.labels = table["label"].fill_null(-1).to_numpy() if "label" in names else None
-        kept = record.thumbnails.schema.metadata if record.thumbnails is not None else None
-        self.classes = (
-            images.classes if images is not None else json.loads((kept or {}).get(b"classes", b"null"))
+        self.labels = (
+            table["label"].fill_null(-1).to_numpy() if self.keys and "label" in table.column_names else None
         )
+        self.classes = images.classes if images is not None else self.pictures.classes
         self.shown, self.inlined = set[int](), set[int]()
         self.curves, self.bars = charts.curves(record), [charts.sizes(head) for head in self.heads]
-        self.lists = _lists(self.pictures, self.heads, record.map)
+        self.lists = self._lists() if self.heads else []
         loader = jinja2.FileSystemLoader(_TEMPLATES)
         self.templates = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -112,54 +103,78 @@ class _Page:
 
     def render(self, budget: float) -> bytes:
         """The page, with pictures for about so many bytes."""
-        pictures, record = self.pictures, self.record
-        listed = (
-            [row for _, _, groups in self.lists for rows, *_ in groups for row in rows] if budget > 0 else []
-        )
-        self.shown, self.inlined = set(listed), set()
+        pictures = self.pictures
+        listed = [row for _, _, entries in self.lists for rows, *_ in entries for row in rows if budget > 0]
         pictures.load(listed)
         budget -= sum(len(pictures.content.get(row, b"")) * 4 / 3 + 400 for row in listed)
         chosen, sufficed = pictures.choose(self.heads, budget)
-        self.shown |= {one.row for row in chosen.values() for one in row}
-        of_heads = [[self._card(head, cluster, chosen) for cluster in head.by_size] for head in self.heads]
-        card = self.templates.get_template("card.html").module.card  # type: ignore[attr-defined]
-        files = (record.run.metrics_file, record.run.verdict_file, record.run.config_file)
+        self.shown, self.inlined = {*listed, *(one.row for row in chosen.values() for one in row)}, set()
+        macro = self.templates.get_template("card.html").module.card  # type: ignore[attr-defined]
+        cards = [
+            [
+                macro(self._card(head, cluster, chosen), self, first=head is self.heads[0])
+                for cluster in head.by_size
+            ]
+            for head in self.heads
+        ]
         page = self.templates.get_template("report.html").render(
             page=self,
-            record=record,
+            record=self.record,
             words=words,
-            name=record.run.path.resolve().name,
-            when=next(
-                (datetime.fromtimestamp(file.stat().st_mtime, UTC) for file in files if file.is_file()), None
-            ),
-            cards=[card(one, self, first=True) for one in of_heads[0]] if of_heads else [],
+            cards=cards[0] if cards else [],
             sufficed=sufficed,
-            scores=_scores(record.evaluation),
-            texts={
-                path.name: path.read_text(encoding="utf-8", errors="replace") for path in self._settings()
-            },
+            scores=_scores(self.record.evaluation),
             first=FIRST,
             at_most=SHOWN,
             doubt=DOUBT,
-            plotly=_plotly(),
-            data=lambda: _packed(
-                self._data([[card(one, self, first=False) for one in cards] for cards in of_heads[1:]])
-            ),
             file=lambda name: (_TEMPLATES / name).read_text(encoding="utf-8"),
+            data=lambda: _zipped(
+                json.dumps(self._data(cards[1:]), separators=(",", ":"))
+            ),  # after what is inline
+            plotly=_plotly(),
         )
         return page.encode("utf-8", "backslashreplace")
 
-    def _settings(self) -> list[Path]:
-        run = self.record.run
-        return [path for path in (run.config_file, run.environment_file) if path.is_file()]
-
     def _card(self, head: Groups, cluster: int, chosen: dict[Any, Any]) -> dict[str, Any]:
         said = head.describe(cluster, self.labels)
-        rows = {_KINDS[kind]: chosen.get((head.index, cluster, kind), []) for kind in _KINDS}
-        rows = rows if said["size"] > FIRST else {"all": rows["most central"]}
+        rows = {kind: chosen.get((head.index, cluster, kind)) for kind in get_args(Kind)}
+        rows = rows if said["size"] > FIRST else {"all": rows["central"]}
         if self.classes and said["label"] is not None and said["label"] < len(self.classes):
             said["label"] = self.classes[said["label"]]
         return {**said, "head": head, "rows": {title: shown for title, shown in rows.items() if shown}}
+
+    def _lists(self) -> list[tuple[str, str, list[Any]]]:
+        """Outliers, exact copies and nearest pairs: title, sentence, and of each entry rows, words, more rows."""
+        pictures, plane = self.pictures, self.record.map
+        what = "score" if plane is None else "cosine to any other image"
+        similarity = (
+            self.heads[0].scores if plane is None else plane["similarity"].fill_null(np.nan).to_numpy()
+        )
+        lonely = [([row], f"{similarity[row]:.2f}") for row in outliers(similarity, _LISTED)]
+        copies = [
+            (rows[:1], f"{len(rows)} times", rows[:50]) for rows in exact_copies(pictures.copies, _LISTED)
+        ]
+        said = f"{len(pictures.copies) - len(np.unique(pictures.copies)):,} images are copies of others."
+        lists: list[tuple[str, str, list[Any]]] = [("Outliers", f"The images of the least {what}.", lonely)]
+        lists.append(("Exact copies", said, copies))
+        if plane is not None:
+            pairs = nearest_pairs(plane["nearest"].fill_null(-1).to_numpy(), similarity, pictures.copies)
+            close = [sum(bool(similarity[row] >= level) for row, _ in pairs) for level in (0.99, 0.999)]
+            said = f"Pairs nearest in the embedding: {close[0]:,} at 0.99 or more, {close[1]:,} at 0.999."
+            pictures.load(row for pair in pairs[:_LISTED] for row in pair)
+            lists.append(
+                (
+                    "Near-duplicates",
+                    said,
+                    [(pair, self._distance(similarity, *pair)) for pair in pairs[:_LISTED]],
+                )
+            )
+        return lists
+
+    def _distance(self, similarity: Any, one: int, other: int) -> str:
+        difference = self.pictures.difference(one, other)
+        pixels = "" if difference is None else f"; pixels differ by {difference:.0f} of 255"
+        return f"cosine {similarity[one]:.3f}{pixels}"
 
     def inline(self, row: int) -> str | None:
         """An image's thumbnail for the first place where it stands; elsewhere the script fills it in."""
@@ -199,79 +214,6 @@ class _Page:
             "pictures": {row: base64.b64encode(self.pictures.content[row]).decode() for row in packed},
         }
 
-    @property
-    def missing(self) -> list[str]:
-        """Sentences about pictures that could not be shown."""
-        unknown, failed = self.pictures.unknown, self.pictures.failed
-        if self.record.assignments is None:
-            return [
-                "There are no clusters to show yet: training writes them at its end, into assignments.parquet."
-            ]
-        if not self.keys:
-            return ["assignments.parquet has no column key, so its rows cannot be matched with images."]
-        said = []
-        if unknown and self.images is None:
-            said.append(
-                "Images were not at hand when this page was written; coke report RUN --data DATA shows them."
-            )
-        elif unknown:
-            which = f"{words.plural(len(unknown), 'image')}, such as “{self.keys[min(unknown)]}”,"
-            said.append(f"{which} could not be found in the data at hand.")
-        if failed:
-            which = f"{words.plural(len(failed), 'image')}, such as “{self.keys[min(failed)]}”,"
-            said.append(f"{which} could no longer be read.")
-        return said
-
-
-def _lists(pictures: Pictures, heads: list[Groups], plane: Any) -> list[tuple[str, str, list[Any]]]:
-    """Outliers, exact copies, most alike pairs: title, sentence, and of each entry rows, words, and copies' rows."""
-    if not heads:
-        return []
-    copies = pictures.copies
-    loneliness = heads[0].scores if plane is None else plane["similarity"].fill_null(9).to_numpy()
-    what = "score" if plane is None else "cosine to any other image"
-    order = np.argsort(loneliness, kind="stable")[: min(_LISTED, len(loneliness) // 4)].tolist()
-    outliers = [([row], f"{loneliness[row]:.2f}") for row in order]
-    counts = np.bincount(copies)
-    often = [int(code) for code in np.argsort(-counts, kind="stable")[:_LISTED] if counts[code] > 1]
-    groups = [np.flatnonzero(copies == code).tolist() for code in often]
-    exact = [(rows[:1], f"{len(rows)} times", rows[:50]) for rows in groups]
-    n_copies = int((counts - 1).clip(0).sum())
-    said = (
-        f"{words.plural(n_copies, 'image')} too many: exact copies of others."
-        if n_copies
-        else "There are none."
-    )
-    lists: list[tuple[str, str, list[Any]]] = [("Outliers", f"The images of the least {what}.", outliers)]
-    lists.append(("Exact copies", said, exact))
-    if plane is not None:
-        lists.append(
-            _pairs(
-                pictures,
-                plane["nearest"].fill_null(-1).to_numpy(),
-                plane["similarity"].fill_null(-9).to_numpy(),
-            )
-        )
-    return lists
-
-
-def _pairs(pictures: Pictures, nearest: Any, similarity: Any) -> tuple[str, str, list[Any]]:
-    rows, copies = np.arange(len(nearest)), pictures.copies
-    known = (nearest >= 0) & (copies != copies[nearest]) & ~((nearest[nearest] == rows) & (nearest < rows))
-    best = rows[known][np.argsort(-similarity[known], kind="stable")[:_LISTED]]
-    pairs = [(int(row), int(nearest[row])) for row in best]
-    pictures.load(row for pair in pairs for row in pair)
-    entries = []
-    for one, other in pairs:
-        difference = pictures.difference(one, other)
-        pixels = "" if difference is None else f"; pixels differ by {difference:.0f} of 255"
-        entries.append(((one, other), f"cosine {similarity[one]:.3f}{pixels}"))
-    close = ", ".join(
-        f"{int((similarity[known] >= level).sum()):,} at {level} or more" for level in (0.99, 0.999)
-    )
-    said = f"Pairs nearest to each other in the embedding, which may yet differ to the eye: {close}."
-    return "Near-duplicates", said, entries
-
 
 def _scores(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What was scored, by the name of the images; the run's own, without a name, first."""
@@ -279,9 +221,7 @@ def _scores(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for name, said in [("", evaluation), *(others.items() if isinstance(others, dict) else ())]:
         rows = said.get("representations") if isinstance(said, dict) else None
         if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
-            columns = {
-                key: title for key, title in _SCORES.items() if any(key in row for row in rows.values())
-            }
+            columns = {key: _SCORES[key] for key in _SCORES if any(key in row for row in rows.values())}
             found.append((name, {**said, "columns": columns}))
     return found
 
@@ -294,10 +234,6 @@ def _scaled(values: Any) -> list[int]:
 
 def _whole(values: Any) -> list[int | None]:
     return [round(value) if value == value else None for value in values.tolist()]
-
-
-def _packed(value: Any) -> str:
-    return _zipped(json.dumps(value, separators=(",", ":")))
 
 
 def _zipped(text: str) -> str:
