@@ -36,7 +36,9 @@ def pictures_of(path):
     text = path.read_text("utf-8")
     shown = {
         int(row): uri
-        for row, uri in re.findall(r'data-row="(\d+)".*?>\s*<button type="button"><img src="([^"]*)"', text)
+        for row, uri in re.findall(
+            r'data-row="(\d+)".*?>\s*<button type="button">\s*<img src="([^"]*)"', text
+        )
     }
     return {int(row): "base64," + held for row, held in unpacked(path)["pictures"].items()} | shown
 

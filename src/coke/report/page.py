@@ -144,32 +144,33 @@ class _Page:
         return {**said, "head": head, "rows": {title: shown for title, shown in rows.items() if shown}}
 
     def _lists(self) -> list[tuple[str, str, list[Any]]]:
-        """Outliers, exact copies and nearest pairs: title, sentence, and of each entry rows, words, more rows."""
+        """Outliers, exact copies and nearest pairs: title, sentence, and of each entry rows, words, rows to name."""
         pictures, plane = self.pictures, self.record.map
-        what = "score" if plane is None else "cosine to any other image"
-        similarity = (
-            self.heads[0].scores if plane is None else plane["similarity"].fill_null(np.nan).to_numpy()
-        )
-        lonely = [([row], f"{similarity[row]:.2f}") for row in outliers(similarity, _LISTED)]
-        copies = [
-            (rows[:1], f"{len(rows)} times", rows[:50]) for rows in exact_copies(pictures.copies, _LISTED)
+        what, similarity = "score", self.heads[0].scores
+        if plane is not None:
+            what, similarity = "cosine to any other image", plane["similarity"].fill_null(np.nan).to_numpy()
+        lonely = [([row], f"{similarity[row]:.2f}", []) for row in outliers(similarity, _LISTED)]
+        groups = exact_copies(pictures.copies, _LISTED)
+        copies = [(rows[:1], f"{len(rows)} times", rows[:50]) for rows in groups]
+        n_copies = len(pictures.copies) - len(np.unique(pictures.copies))
+        lists: list[tuple[str, str, list[Any]]] = [
+            ("Outliers", f"The images of the least {what}.", lonely),
+            ("Exact copies", f"{n_copies:,} images are copies of others.", copies),
         ]
-        said = f"{len(pictures.copies) - len(np.unique(pictures.copies)):,} images are copies of others."
-        lists: list[tuple[str, str, list[Any]]] = [("Outliers", f"The images of the least {what}.", lonely)]
-        lists.append(("Exact copies", said, copies))
         if plane is not None:
             pairs = nearest_pairs(plane["nearest"].fill_null(-1).to_numpy(), similarity, pictures.copies)
             close = [sum(bool(similarity[row] >= level) for row, _ in pairs) for level in (0.99, 0.999)]
             said = f"Pairs nearest in the embedding: {close[0]:,} at 0.99 or more, {close[1]:,} at 0.999."
             pictures.load(row for pair in pairs[:_LISTED] for row in pair)
-            lists.append(
-                (
-                    "Near-duplicates",
-                    said,
-                    [(pair, self._distance(similarity, *pair)) for pair in pairs[:_LISTED]],
-                )
-            )
+            entries = [(pair, self._distance(similarity, *pair), []) for pair in pairs[:_LISTED]]
+            lists.append(("Near-duplicates", said, entries))
         return lists
+
+    @property
+    def map_words(self) -> str:
+        """How the places of the map were found."""
+        assert self.record.map is not None
+        return str((self.record.map.schema.metadata or {}).get(b"map", b"unknown").decode())
 
     def _distance(self, similarity: Any, one: int, other: int) -> str:
         difference = self.pictures.difference(one, other)

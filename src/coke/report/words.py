@@ -29,6 +29,22 @@ STATES = {  # a verdict's name, for people who do not know the figures behind it
     "nuisance": "The groups follow something other than the labels, more so than before training.",
 }
 
+GLOSSARY = {
+    "embedding": "The numbers that the network makes of an image. Images that it finds alike get similar ones.",
+    "cluster": "A group of images that lie close together in the embedding. Its number has no meaning.",
+    "head": "One way of sorting all images into clusters. Heads differ in how many clusters they have.",
+    "score": "The cosine between an image and its cluster's center, 1 at most. Its mean is the cluster's cohesion.",
+    "margin": "How much smaller the cosine to the second nearest center is. Near 0 the image might as well be there; "
+    "below 0 it was moved, so that another cluster holds its bound.",
+    "bound": "The least number of images that each cluster was asked to hold.",
+    "purity": "The share of a cluster's labelled images that carry its most frequent label.",
+    "loss, ln K": "How badly the network predicts an image's cluster; ln K is a guess's loss among K clusters.",
+    "k-NN, linear probe": "How often the right label is found from the embedding: by the vote of the 20 most similar "
+    "labelled images, or by planes between classes. Training never saw these labels.",
+    "ACC, NMI, ARI": "How well clusters agree with labels: 1 is perfect; NMI and ARI are about 0 by chance. ACC "
+    "matches clusters to classes one to one.",
+}
+
 
 def number(value: Any) -> str:
     """A number as people write it: whole numbers with separators, others to three digits.
@@ -71,11 +87,11 @@ def for_people(record: Record) -> str:
     return STATES.get(str(verdict.get("state")), said[:1].upper() + said[1:])
 
 
-def follows(record: Record, heads: list[Groups]) -> str | None:
+def follows(record: Record, heads: list[Groups]) -> str:
     """Whether groups go by mere brightness or colour: how much of their variance lies between groups."""
     names = ["red", "green", "blue"]
     if record.map is None or not heads or not set(names) <= set(record.map.column_names):
-        return None
+        return ""
     inside = heads[0].clusters >= 0
     colours = np.stack([record.map[name].to_numpy().astype(np.float64) for name in names], axis=1)[inside]
     brightness = colours @ np.array([[0.299], [0.587], [0.114]])  # luma of ITU-R BT.601

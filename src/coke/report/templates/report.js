@@ -41,8 +41,9 @@ function arrange() {
   const rest = cards.filter((card) => !shown.includes(card))
   for (const card of [...shown, ...rest]) card.hidden = rest.includes(card)
   grid.append(...shown, ...rest)
-  one("#said").textContent = `${shown.length} of ${cards.length} clusters` + (found ? `, ${found.length} file names match` : "")
-    + (chosen.size ? `, ${chosen.size} chosen` : "") + (data.sampled ? `; names and exports are of ${data.sampled}` : "")
+  one("#said").textContent = `${shown.length} of ${cards.length} clusters`
+    + (found ? `, ${found.length} file names match` : "") + (chosen.size ? `, ${chosen.size} chosen` : "")
+    + (data.sampled ? `; names and exports are of ${data.sampled}` : "")
   list_hits(found)
   one("#all").hidden = !grid.classList.contains("few") || shown.length <= 8
 }
@@ -85,15 +86,16 @@ function enlarge(place) {
     whole.onload = () => { if (large_at == place) { image.src = whole.src; image.hidden = false } }
     whole.src = link.href
   }
-  one("p", large).textContent = `${data.keys[place]}\ncluster ${clusters[place]}, score ${thousandth(scores[place])}, margin `
-    + thousandth(margins[place]) + (label === null ? "" : `, label “${label}”`)
+  one("p", large).textContent = `${data.keys[place]}\ncluster ${clusters[place]}, `
+    + `score ${thousandth(scores[place])}, margin ${thousandth(margins[place])}` + (label === null ? "" : `, label “${label}”`)
     + (small || link ? "" : "\nIts picture is not among those on this page.")
   large_at = place
   if (!large.open) large.showModal()
 }
 
 function step(by) {  // to the next picture on the page that is another image
-  const rows = [...new Set(all("figure[data-row]").filter((figure) => figure.offsetParent).map((figure) => +figure.dataset.row))]
+  const seen = all("figure[data-row]").filter((figure) => figure.offsetParent)
+  const rows = [...new Set(seen.map((figure) => +figure.dataset.row))]
   const at = rows.indexOf(data.rows[large_at])
   if (rows.length) enlarge(place_of.get(rows[(at + by + rows.length) % rows.length]))
 }
@@ -106,7 +108,8 @@ function export_chosen() {
     label_of(place) === null ? "" : quoted(label_of(place))].join(",")] : [])
   const link = document.createElement("a")
   link.download = `clusters-head-${head}.csv`
-  link.href = URL.createObjectURL(new Blob([["key,cluster,score,margin,label", ...lines, ""].join("\n")], {type: "text/csv"}))
+  const text = ["key,cluster,score,margin,label", ...lines, ""].join("\n")
+  link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}))
   link.click()
   one("#said").textContent = `${lines.length} images written to ${link.download}`
 }
@@ -114,8 +117,9 @@ function export_chosen() {
 function draw_map() {
   const plane = one("#plane")
   if (!plane || !window.Plotly) return  // yet
-  const webgl = document.createElement("canvas").getContext("webgl"), step = webgl ? 1 : Math.ceil(data.keys.length / 5000)
-  const places = data.keys.map((_, place) => place).filter((place) => place % step == 0), clusters = data.heads[head][0]
+  const webgl = document.createElement("canvas").getContext("webgl"), clusters = data.heads[head][0]
+  const step = webgl ? 1 : Math.ceil(data.keys.length / 5000)  // what a page of SVG bears
+  const places = data.keys.map((_, place) => place).filter((place) => place % step == 0)
   const colour = (place) => chosen.size && !chosen.has(clusters[place]) ? "rgba(128,128,128,.15)"
     : `hsl(${(clusters[place] * 137.5) % 360},60%,52%)`
   one("#map-said").textContent = (data.sampled ? `Shown are ${data.sampled}. ` : "")
@@ -130,7 +134,7 @@ function draw_map() {
   const axis = {visible: false}
   Plotly.react(plane, [trace], {xaxis: axis, yaxis: {...axis, scaleanchor: "x"}, margin: {l: 0, r: 0, t: 0, b: 0},
     ...clear, hovermode: "closest", dragmode: "pan"},
-  {responsive: true, scrollZoom: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]})
+  {responsive: true, scrollZoom: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"]})
   plane.removeAllListeners?.("plotly_click")
   plane.on("plotly_click", (event) => enlarge(event.points[0].customdata))
 }
@@ -140,10 +144,13 @@ const is_level = (name) => /bound|share|guess|untrained/.test(name)
 const clear = {paper_bgcolor: "transparent", plot_bgcolor: "transparent"}
 
 function draw_chart(plot, {across, unit, x, lines}) {
-  const traces = Object.entries(lines).map(([name, y], number) => name == "images"
-    ? {type: "bar", name, x, y, marker: {color: y.map((size) => size < lines.bound?.[0] ? level : colours[0]), line: {width: 0}}}
-    : {name, x, y, mode: x.length < 40 && !is_level(name) ? "lines+markers" : "lines",
-      line: {color: is_level(name) && name != "equal share" ? level : colours[number], width: 2, dash: is_level(name) ? "dash" : "solid"}})
+  const traces = Object.entries(lines).map(([name, y], number) => {
+    if (name == "images") return {type: "bar", name, x, y, marker: {line: {width: 0},
+      color: y.map((size) => size < lines.bound?.[0] ? level : colours[0])}}
+    const color = is_level(name) && name != "equal share" ? level : colours[number]
+    return {name, x, y, mode: x.length < 40 && !is_level(name) ? "lines+markers" : "lines",
+      line: {color, width: 2, dash: is_level(name) ? "dash" : "solid"}}
+  })
   const layout = {...clear, height: 250, margin: {l: 54, r: 10, t: 8, b: 40}, hovermode: "x unified", bargap: 0.1,
     legend: {orientation: "h", y: 1.16}, showlegend: traces.length > 1, xaxis: {title: {text: across}},
     yaxis: {title: {text: unit}, rangemode: unit.includes("nats") ? "normal" : "tozero"}}
@@ -184,7 +191,12 @@ function listen() {
     if (button.classList.contains("show")) {
       button.setAttribute("aria-expanded", button.closest(".strip").classList.toggle("open"))
     }
-    if (button.matches("a")) { grid.classList.remove("few"); one("#which").value = "all"; find.value = ""; arrange() }
+    if (button.matches("a")) {  // to a card that may be hidden now
+      grid.classList.remove("few")
+      one("#which").value = "all"
+      find.value = ""
+      arrange()
+    }
   })
   one("#before").onclick = () => step(-1)
   one("#after").onclick = () => step(1)
