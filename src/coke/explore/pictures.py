@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 Place = tuple[int, int, str]  # head, cluster, kind
 FIRST, SHOWN = 6, 24  # images of a kind that are shown at once, and with "show more"
 _SIDES = ((1000, 160), (10**12, 96))  # px of a thumbnail's shorter side, by the number of images up to which
-_LOSSLESS = 32  # px: pictures of this size and below are kept exactly
+_LOSSLESS, _FEW = 32, 20_000  # px: pictures of this size and below are kept exactly where images are few
 _WORDS = 260  # bytes of a picture's words on the page
 _ALIKE = 3.0  # mean difference, of 255, below which two pictures are one: re-encoded photographs differ by 1
 
@@ -52,14 +52,14 @@ class Pictures:
     Attributes:
         keys: of all rows. classes: names of labels, as far as they were kept. copies: [N], equal where contents are.
         content: thumbnails by row, as far as they were loaded. places: where rows lie among the images at hand.
-        unknown, failed: rows asked for that are not there, or can no longer be read.
+        failed: rows asked for that can no longer be read. twins: rows that stand behind one that looks the same.
     """
 
     def __init__(self, assignments: Any, images: ImageSet | None = None, kept: Any = None) -> None:
         names, self.images = [] if assignments is None else assignments.column_names, images
         self.keys: list[str] = assignments["key"].to_pylist() if "key" in names else []
         self.content, self.looks = dict[int, bytes](), dict[int, Array]()
-        self.unknown, self.failed = set[int](), set[int]()
+        self.failed, self.twins = set[int](), set[int]()
         self.places = dict[int, int]()
         contents = assignments["content"].to_pylist() if self.keys and "content" in names else self.keys
         self.copies = np.unique(np.array(contents, object), return_inverse=True)[1]
@@ -68,6 +68,7 @@ class Pictures:
         for one in [] if kept is None else kept.to_pylist():
             if one["row"] < len(self.keys) and self.keys[one["row"]] == one["key"]:
                 self.content[one["row"]] = one["picture"]
+        self.kept = bool(self.content)
         if images is not None:
             by_key = {key: place for place, key in enumerate(images.keys)}
             by_content = {content.tobytes(): place for place, content in enumerate(images.hashes.numpy())}
@@ -79,7 +80,6 @@ class Pictures:
     def load(self, rows: Iterable[int]) -> None:
         """Have the thumbnails of rows ready, as far as they can be had."""
         wanted = dict.fromkeys(row for row in rows if row not in self.content)
-        self.unknown.update(row for row in wanted if row not in self.places)
         here = [row for row in wanted if row in self.places and row not in self.failed]
         with ThreadPoolExecutor() as threads:
             for row, picture in zip(here, threads.map(self._read, here), strict=True):
@@ -98,7 +98,7 @@ class Pictures:
         side = next(side for n_images, side in _SIDES if len(self.keys) <= n_images)
         scale = min(1.0, side / min(picture.size), 2 * side / max(picture.size))
         width, height = (max(1, round(scale * length)) for length in picture.size)
-        exact = max(picture.size) <= _LOSSLESS
+        exact = max(picture.size) <= _LOSSLESS and len(self.keys) <= _FEW
         picture.resize((width, height), reducing_gap=3.0).save(stream, "WEBP", quality=78, lossless=exact)
         return stream.getvalue()
 
@@ -118,37 +118,41 @@ class Pictures:
     def choose(self, heads: list[Groups], budget: float) -> tuple[dict[Place, list[Shown]], bool]:
         """Images of every cluster and kind, and whether the budget of bytes sufficed.
 
-        All clusters get their first image of a kind before any gets its second. A cluster that shows all its images
-        at once has one kind.
+        All clusters get their first image of a kind before any gets its second, and those of the first head, which
+        is seen first, get all that are shown at once before others do. A cluster that shows all its images at once
+        has one kind.
         """
-        queues: dict[Place, Array] = {}
+        if not heads:
+            return {}, True
+        queues: dict[Place, list[int]] = {}
+        members = {(head.index, cluster): head.members(cluster) for head in heads for cluster in head.by_size}
         for kind in get_args(Kind):
             for head in heads:
                 for cluster in head.by_size:
                     if kind == "central" or head.sizes[cluster] > FIRST:
                         rows = head.chosen(cluster, kind, self.copies)[: 2 * SHOWN]
-                        queues[head.index, cluster, kind] = rows
-        members = {(head.index, cluster): head.members(cluster) for head in heads for cluster in head.by_size}
+                        queues[head.index, cluster, kind] = rows[::-1].tolist()
         shown: dict[Place, list[Shown]] = {place: [] for place in queues}
+        first = [place for place in queues if place[0] == heads[0].index]
         paid: set[int] = set()
-        for depth in range(2 * SHOWN if budget > 0 else 0):
-            turn = [
-                (at, int(rows[depth]))
-                for at, rows in queues.items()
-                if depth < len(rows) and len(shown[at]) < SHOWN
-            ]
-            self.load(row for _, row in turn)
-            for at, row in turn:
-                copies = int((self.copies[members[at[:2]]] == self.copies[row]).sum())
-                twin = self._twin(row, shown[at])
-                if twin is not None:
-                    twin.copies += copies
-                    continue
-                budget -= _WORDS + (0 if row in paid else len(self.content.get(row, b"")) * 4 / 3)
-                if budget <= 0:
-                    return shown, False
-                paid.add(row)
-                shown[at].append(Shown(row, copies - 1))
+        for places, n_most in ((queues, 1), (first, FIRST), (queues, FIRST), (queues, SHOWN)):
+            while turn := [at for at in places if queues[at] and len(shown[at]) < n_most and budget > 0]:
+                self.load(queues[at][-1] for at in turn)
+                for at in turn:
+                    row = queues[at].pop()
+                    if self.images is None and self.kept and row not in self.content:
+                        continue
+                    copies = int((self.copies[members[at[:2]]] == self.copies[row]).sum())
+                    twin = self._twin(row, shown[at])
+                    if twin is not None:
+                        twin.copies += copies
+                        self.twins.add(row)
+                        continue
+                    budget -= _WORDS + (0 if row in paid else len(self.content.get(row, b"")) * 4 / 3)
+                    if budget <= 0:
+                        return shown, False
+                    paid.add(row)
+                    shown[at].append(Shown(row, copies - 1))
         return shown, budget > 0
 
     def _twin(self, row: int, shown: list[Shown]) -> Shown | None:
@@ -161,7 +165,7 @@ class Pictures:
 
     def keep(self, path: Path, rows: Iterable[int], classes: list[str] | None) -> None:
         """Write the thumbnails of rows to a parquet file, with the names of the labels."""
-        kept = sorted(set(rows) & self.content.keys())
+        kept = sorted({*rows, *self.twins} & self.content.keys())
         columns = {
             "row": kept,
             "key": [self.keys[row] for row in kept],

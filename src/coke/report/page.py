@@ -91,7 +91,7 @@ class _Page:
             table["label"].fill_null(-1).to_numpy() if self.keys and "label" in table.column_names else None
         )
         self.classes = images.classes if images is not None else self.pictures.classes
-        self.shown, self.inlined = set[int](), set[int]()
+        self.shown, self.inlined, self.unknown = set[int](), set[int](), set[int]()
         self.curves, self.bars = charts.curves(record), [charts.sizes(head) for head in self.heads]
         self.lists = self._lists() if self.heads else []
         loader = jinja2.FileSystemLoader(_TEMPLATES)
@@ -109,6 +109,7 @@ class _Page:
         budget -= sum(len(pictures.content.get(row, b"")) * 4 / 3 + 400 for row in listed)
         chosen, sufficed = pictures.choose(self.heads, budget)
         self.shown, self.inlined = {*listed, *(one.row for row in chosen.values() for one in row)}, set()
+        self.unknown = self.shown - pictures.content.keys() - pictures.failed
         macro = self.templates.get_template("card.html").module.card  # type: ignore[attr-defined]
         cards = [
             [
@@ -149,7 +150,7 @@ class _Page:
         what, similarity = "score", self.heads[0].scores
         if plane is not None:
             what, similarity = "cosine to any other image", plane["similarity"].fill_null(np.nan).to_numpy()
-        lonely = [([row], f"{similarity[row]:.2f}", []) for row in outliers(similarity, _LISTED)]
+        lonely: list[Any] = [([row], f"{similarity[row]:.2f}", []) for row in outliers(similarity, _LISTED)]
         groups = exact_copies(pictures.copies, _LISTED)
         copies = [(rows[:1], f"{len(rows)} times", rows[:50]) for rows in groups]
         n_copies = len(pictures.copies) - len(np.unique(pictures.copies))
@@ -162,7 +163,7 @@ class _Page:
             close = [sum(bool(similarity[row] >= level) for row, _ in pairs) for level in (0.99, 0.999)]
             said = f"Pairs nearest in the embedding: {close[0]:,} at 0.99 or more, {close[1]:,} at 0.999."
             pictures.load(row for pair in pairs[:_LISTED] for row in pair)
-            entries = [(pair, self._distance(similarity, *pair), []) for pair in pairs[:_LISTED]]
+            entries: list[Any] = [(pair, self._distance(similarity, *pair), []) for pair in pairs[:_LISTED]]
             lists.append(("Near-duplicates", said, entries))
         return lists
 
