@@ -129,7 +129,7 @@ next:     coke embed runs/photos photos --out photos.parquet""",
         description="Write a run's report.html again, from what lies in its folder.",
         epilog="""\
 example:  coke report runs/photos
-next:     open runs/photos/report.html in a browser; it needs no network""",
+before:   coke pretrain photos, whose last line says where the page lies""",
     )
     report.add_argument("folder", metavar="RUN", help="the run folder, finished or not")
     report.add_argument(

@@ -30,7 +30,7 @@ FIRST, SHOWN = 6, 24  # images of a kind that are shown at once, and with "show 
 _SIDES = ((1000, 160), (10**12, 96))  # px of a thumbnail's shorter side, by the number of images up to which
 _LOSSLESS, _FEW = 32, 20_000  # px: pictures of this size and below are kept exactly where images are few
 _WORDS = 260  # bytes of a picture's words on the page
-_ALIKE = 3.0  # mean difference, of 255, below which two pictures are one: re-encoded photographs differ by 1
+_ALIKE = 3.0  # mean difference, of 255, below which two pictures are one (docs/log.md)
 
 
 @dataclass
