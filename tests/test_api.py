@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_every_file(run: Run) -> None:
     names = {
         *("config.yaml", "environment.json", "metrics.jsonl", "unreadable.csv", "checkpoints", "tensorboard"),
         *("backbone.safetensors", "projector.safetensors", "assignments.parquet", "clusters.safetensors"),
-        *("evaluation.json", "verdict.json", "report.html"),
+        *("evaluation.json", "verdict.json", "report.html", "map.parquet", "thumbnails.parquet"),
     }
     assert {path.name for path in run.path.iterdir()} == names
     assert not [path for path in run.path.rglob("*") if path.name.endswith(".tmp")]
@@ -187,7 +188,109 @@ def test_evaluate_on_other_images(run: Run, tmp_path: Path) -> None:
     evaluation = coke.evaluate(other, data, backbone=tiny(5))
     assert "hold-out" in evaluation["split"]
     assert evaluation["representations"] != run.evaluation["representations"]
-    assert evaluation["heads"] == other.evaluation["heads"] == []
+    assert evaluation["heads"] == []
+    first, others = other.evaluation, {"data": {**evaluation, "source": str(data)}}
+    assert first == {**run.evaluation, "others": others}
+    namesake = write_textures(tmp_path / "elsewhere" / "data", 80, seed=8, labelled=True)
+    again = coke.evaluate(other, namesake, backbone=tiny(5))
+    others["data (2)"] = {**again, "source": str(namesake)}
+    assert other.evaluation == {**run.evaluation, "others": others}
+    assert coke.evaluate(other, data, backbone=tiny(5)) == evaluation  # takes its own place
+    assert other.evaluation == {**run.evaluation, "others": others}
+    assert coke.evaluate(other, backbone=tiny(5)) == run.evaluation  # the run's own images again
+    assert other.evaluation == {**run.evaluation, "others": others}
+
+
+def test_the_order_of_the_same_images_changes_no_score(tmp_path: Path) -> None:
+    """What is held out goes by their order; a shuffled list of them is asked about the same ones."""
+    folder = write_textures(tmp_path / "images", 150, labelled=True)
+    run = train(folder, tmp_path / "run", linear_probe=True)
+    first = run.evaluation
+    paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    shuffled = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))]
+    listed = folder / "shuffled.csv"
+    listed.write_text("\n".join(["path,label", *(f"{path},{path.split('/')[0]}" for path in shuffled)]))
+    again = coke.evaluate(run, listed, backbone=tiny(5))
+    assert {**again, "split": first["split"]} == first == run.evaluation
+    relabelled = folder / "relabelled.csv"
+    relabelled.write_text("\n".join(["path,label", *(f"{path},{int(path[-5]) % 3}" for path in shuffled)]))
+    other = coke.evaluate(run, relabelled, backbone=tiny(5))
+    assert other["heads"]  # the run's clusters beside these labels
+    name = next(iter(run.evaluation["others"]))
+    assert run.evaluation == {**first, "others": {name: {**other, "source": str(relabelled)}}}
+
+
+def shown(run: Run) -> int:
+    """Pictures on the page that need no script."""
+    return len(re.findall(r'<img src="data:image/webp;base64,', run.report.read_text("utf-8")))
+
+
+def test_evaluating_on_other_images_costs_no_picture(run: Run, tmp_path: Path) -> None:
+    other = Run(shutil.copytree(run.path, tmp_path / "run"))
+    data = write_textures(tmp_path / "other images", 100, seed=7, labelled=True)
+    coke.evaluate(other, data, backbone=tiny(5))
+    assert shown(other) == shown(run) > 20
+    page = other.report.read_text("utf-8")
+    assert "On other images: other images" in page
+    assert "On the run&#39;s own images" in page or "On the run's own images" in page
+
+
+def test_the_report_is_written_again_from_the_folder_alone(run: Run, tmp_path: Path) -> None:
+    moved = Run(shutil.copytree(run.path, tmp_path / "run"))
+    moved.report.unlink()
+    assert coke.write_report(str(moved.path)) == moved.report
+    assert shown(moved) == shown(run)
+
+
+def test_the_report_finds_images_that_moved_by_their_content(
+    run: Run, labelled: Path, tmp_path: Path
+) -> None:
+    moved = Run(shutil.copytree(run.path, tmp_path / "run"))
+    moved.thumbnails.unlink()
+    coke.write_report(moved)
+    assert shown(moved) == 0
+    images = tmp_path / "images"
+    for number, path in enumerate(sorted(labelled.glob("train/*/[0-9]*.png"), reverse=True)):
+        images.mkdir(exist_ok=True)
+        shutil.copy(path, images / f"{number}.png")
+    coke.write_report(moved, images)
+    assert shown(moved) == shown(run)
+    assert 'href="../images/' in moved.report.read_text("utf-8")
+
+
+def test_the_report_makes_the_map_of_an_older_run(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 2}
+    data = write_textures(tmp_path / "images", 60)
+    run = coke.pretrain(data, out=tmp_path / "run", backbone="coke_conv5_w16", overrides=settings)
+    made = pq.read_table(run.map)
+    run.map.unlink()
+    coke.write_report(run)
+    assert not run.map.exists()
+    assert "--data DATA makes it from the images" in run.report.read_text("utf-8")
+    coke.write_report(run, data)
+    again = pq.read_table(run.map)
+    assert again["nearest"] == made["nearest"]
+    for name in ("x", "y", "similarity", "red"):
+        np.testing.assert_allclose(again[name].to_numpy(), made[name].to_numpy(), atol=1e-4)
+
+
+def test_a_report_of_other_images_is_refused(run: Run, tmp_path: Path) -> None:
+    before = run.report.read_bytes()
+    others = write_textures(tmp_path / "others", 20, seed=9)
+    with pytest.raises(DataError, match="none of the run's images is among the 20 there"):
+        coke.write_report(run, others)
+    with pytest.raises(ResumeError, match="holds no run to report"):
+        coke.write_report(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no such file or folder"):
+        coke.write_report(run, tmp_path / "nothing")
+    assert run.report.read_bytes() == before
+
+
+def test_scores_on_other_images_are_no_first_ones(tmp_path: Path) -> None:
+    run = train(write_textures(tmp_path / "images"), tmp_path / "run")
+    data = write_textures(tmp_path / "labelled", 100, seed=7, labelled=True)
+    evaluation = coke.evaluate(run, data, backbone=tiny(5))
+    assert run.evaluation == {"others": {"labelled": {**evaluation, "source": str(data)}}}
 
 
 def test_without_labels(tmp_path: Path) -> None:

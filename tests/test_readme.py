@@ -82,7 +82,7 @@ def test_python_examples_are_short() -> None:
 def commands() -> list[list[str]]:
     """The words after ``coke`` of every command line in the indented blocks of README and docs/pretraining.md."""
     lines = re.findall(
-        r"^    (.*\bcoke (?:pretrain|evaluate|recipes|embed|predict|cluster|assign).*)$",
+        r"^    (.*\bcoke (?:pretrain|evaluate|report|recipes|embed|predict|cluster|assign).*)$",
         README + PRETRAINING,
         re.M,
     )

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coke.api import evaluate, pretrain
+    from coke.api import evaluate, pretrain, write_report
     from coke.bounded.balanced import assign_balanced
     from coke.bounded.estimator import ConstrainedKMeans
     from coke.bounded.files import load_clustering
@@ -42,6 +42,7 @@ _HOMES = {
     "load": "coke.model.files",
     "load_clustering": "coke.bounded.files",
     "pretrain": "coke.api",
+    "write_report": "coke.api",
 }
 __all__ = [
     "CokeError",
@@ -59,6 +60,7 @@ __all__ = [
     "load",
     "load_clustering",
     "pretrain",
+    "write_report",
 ]
 
 

@@ -1,11 +1,14 @@
-"""The two things people do with images: `pretrain` on them, and `evaluate` what was learned."""
+"""What people do with images: `pretrain` on them, `evaluate` what was learned, and look at it: `write_report`."""
 
 from __future__ import annotations
 
 import copy
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -22,13 +25,15 @@ from coke.evaluation import (
     table,
     to_device,
 )
-from coke.images import Splits, has_columns, open_data
+from coke.images import ImageSet, Splits, has_columns, open_data
 from coke.images.unreadable import list_unreadable, listed_in
+from coke.model.files import load
 from coke.progress import progress_bar
-from coke.report import write_report
+from coke.report import write_page
 from coke.run import Run
 from coke.training.backbone import load_backbone
 from coke.training.config import Config, without_fixed
+from coke.training.map import write_map
 from coke.training.monitor import DivergedError
 
 
@@ -100,7 +105,7 @@ def pretrain(
                 write_outputs(run, training)
         except DivergedError:
             if distributed.rank() == 0:
-                write_report(run, plan.splits.train)
+                write_page(run, plan.splits.train)
             raise
         finally:
             training.logbook.close()
@@ -122,12 +127,14 @@ def finish(
     """Evaluate a trained run where there are labels, and write its report."""
     if splits.bank is not None:
         try:
-            evaluate_on(run, splits, config, backbone=backbone, console=console)
+            run.write_json(
+                run.evaluation_file, evaluate_on(run, splits, config, backbone=backbone, console=console)
+            )
         except CokeError as error:  # the run is done: labels that no probe can use must not cost it
             run.write_json(run.evaluation_file, {"note": f"not evaluated: {error}"})
             if console is not None:
                 console.print(f"not evaluated: {error}", highlight=False, markup=False, soft_wrap=True)
-    write_report(run, splits.train)
+    write_page(run, splits.train)
 
 
 def evaluate(
@@ -140,6 +147,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a finished run again: k-NN, linear probes, clusters, beside raw pixels and the untrained network.
 
+    The scores go into evaluation.json: those on the run's own images, in whatever order they come, in the first
+    place; those on other images, or by other labels, under ``others`` and the data's name beside them.
+
     Args:
         run: its folder.
         data: other images than those it was trained on, or their new place.
@@ -148,7 +158,7 @@ def evaluate(
         console: where progress goes; None is silent.
 
     Returns:
-        What evaluation.json then holds.
+        The scores on this data.
 
     Raises:
         ResumeError: no finished run there.
@@ -177,6 +187,7 @@ def evaluate(
             seed=config.seed,
             max_unreadable_share=config.max_unreadable_share,
             max_image_pixels=config.max_image_pixels,
+            contents=_contents(run),
             **columns,
         )
     list_unreadable(run.evaluation_unreadable_file, splits.unreadable)
@@ -186,8 +197,41 @@ def evaluate(
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
     evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
-    write_report(run, splits.train if _is_own(run, splits) else None)
+    own = _is_own(run, splits)
+    run.write_json(run.evaluation_file, _beside(run, evaluation, splits, data, own))
+    write_page(run, splits.train if own else None, data if own else None)
     return evaluation
+
+
+def write_report(run: Run | str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Path:
+    """Write a run's report.html again, from what lies in its folder, and return where it lies.
+
+    Args:
+        run: its folder, finished or not.
+        data: where its images lie now, for pictures that the folder does not hold yet, and for the map of a run
+            that was made by an older coke. They are known by their content.
+
+    Raises:
+        ResumeError: no run there.
+        DataError: images that cannot be read, or none of the run's among them.
+    """
+    _check_data(data)
+    run = run if isinstance(run, Run) else Run(run)
+    if data is None:
+        return write_page(run, None)
+    config, contents = run.config if run.config_file.is_file() else {}, _contents(run)
+    names = ("image_column", "label_column") if has_columns(data) else ()
+    columns = {name: config[name] for name in names if name in config}
+    seed = config.get("seed", 0)
+    images = open_data(data, seed=seed, max_unreadable_share=1.0, contents=contents, **columns).train
+    here = [row.tobytes() for row in images.hashes.numpy()]
+    if contents is not None and not set(contents) & set(here):
+        raise DataError(
+            f"{data} holds other images: none of the run's images is among the {len(here):,} there"
+        )
+    if here == contents and not run.map.is_file():
+        _map_again(run, images)
+    return write_page(run, images, data)
 
 
 def evaluate_on(
@@ -199,7 +243,7 @@ def evaluate_on(
     augmented: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` with the images at hand: writes evaluation.json and prints the table."""
+    """`evaluate` with the images at hand: prints the table and returns the scores."""
     bank, query = splits.bank, splits.query
     assert bank is not None
     assert query is not None
@@ -239,11 +283,10 @@ def evaluate_on(
             )
     evaluation: dict[str, Any] = {
         "representations": scores,
-        "heads": _heads(run) if _is_own(run, splits) else [],
+        "heads": _heads(run, splits.train) if _is_own(run, splits) else [],
         "split": splits.note,
         "raw_pixels_size": small,
     }
-    run.write_json(run.evaluation_file, evaluation)
     if console is not None:
         console.print(table(scores), highlight=False, markup=False, soft_wrap=True)
         for head in evaluation["heads"]:
@@ -263,15 +306,52 @@ def _is_own(run: Run, splits: Splits) -> bool:
     return bool(splits.train.fingerprint == run.environment["data"]["fingerprint"])
 
 
-def _heads(run: Run) -> list[dict[str, Any]]:
-    """How far the run's own clusters agree with the labels, for the images that it was trained on."""
-    import pyarrow.parquet as pq
+def _contents(run: Run) -> list[bytes] | None:
+    """Hashes of the images that the run was trained on, in its order; None where it did not keep them."""
+    if not run.assignments.is_file() or "content" not in pq.read_schema(run.assignments).names:
+        return None
+    return list(pq.read_table(run.assignments, columns=["content"])["content"].to_pylist())
 
+
+def _beside(
+    run: Run, scores: dict[str, Any], splits: Splits, data: str | os.PathLike[str] | None, own: bool
+) -> dict[str, Any]:
+    """What evaluation.json is to hold with new scores: no earlier ones are lost to those on other images or labels."""
+    before = run.evaluation
+    others = dict(before.pop("others", {}))
+    first = before.get("representations")
+    kept = {"others": others} if others else {}
+    if own and (data is None or first is None):
+        return {**scores, **kept}
+    if own and first is not None and _contains(scores["representations"], first):
+        return {**before, "representations": scores["representations"], **kept}
+    source = os.path.abspath(data) if data is not None and os.path.exists(data) else str(data)
+    name, number = splits.train.name, 2
+    while name in others and others[name]["source"] != source:
+        name, number = f"{splits.train.name} ({number})", number + 1
+    return {**before, "others": {**others, name: {**scores, "source": source}}}
+
+
+def _contains(scores: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Whether scores say what the first ones did, and perhaps more."""
+    return all(first[name].items() <= scores.get(name, {}).items() for name in first)
+
+
+def _heads(run: Run, images: ImageSet) -> list[dict[str, Any]]:
+    """How far the run's own clusters agree with the labels of the images that it was trained on, in its order."""
     assignments = pq.read_table(run.assignments)
-    if "label" not in assignments.column_names:
-        return []
     columns = [name for name in assignments.column_names if name.startswith("cluster_")]
     clusters = torch.stack([torch.from_numpy(assignments[name].to_numpy().copy()) for name in columns], dim=1)
-    labels = torch.from_numpy(assignments["label"].to_numpy().copy())
-    known = labels >= 0
-    return [dict(scores) for scores in head_scores(clusters[known], labels[known])]
+    assert images.labels is not None
+    known = images.labels >= 0
+    return [dict(scores) for scores in head_scores(clusters[known], images.labels[known])]
+
+
+def _map_again(run: Run, images: ImageSet) -> None:
+    """map.parquet of a run that has none, where its model can be had."""
+    with suppress(CokeError):  # a module of the user's own; then the page says that there is no map
+        model = load(run.path)
+        clusters = pq.read_table(run.assignments)
+        finest = max(range(len(model.heads)), key=lambda head: model.heads[head].n_clusters)
+        centers, labels = model.heads[finest].cluster_centers_, clusters[f"cluster_{finest}"].to_numpy()
+        write_map(run.map, model.embed(images, features="projection").numpy(), labels, centers, images)

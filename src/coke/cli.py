@@ -125,6 +125,22 @@ next:     coke embed runs/photos photos --out photos.parquet""",
     )
     evaluate.set_defaults(run=_evaluate)
 
+    report = verbs.add_parser(
+        "report",
+        help="write a run's page again",
+        description="Write a run's report.html again, from what lies in its folder.",
+        epilog="""\
+example:  coke report runs/photos
+before:   coke pretrain photos, whose last line says where the page lies""",
+    )
+    report.add_argument("folder", metavar="RUN", help="the run folder, finished or not")
+    report.add_argument(
+        "--data",
+        metavar="DATA",
+        help="where its images lie now, for pictures that the folder does not hold yet",
+    )
+    report.set_defaults(run=_report)
+
     recipes = verbs.add_parser(
         "recipes",
         help="what recipes and networks there are; with a name, its configuration",
@@ -211,6 +227,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from coke.api import evaluate
 
     evaluate(options.folder, options.data, augmented=options.augmented, console=Console())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from coke.api import write_report
+
+    print(f"report: {write_report(options.folder, options.data)}")
     return 0
 
 

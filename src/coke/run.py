@@ -9,7 +9,10 @@
     projector.safetensors  the trained projector: with clusters.safetensors what `coke.load` makes a model of
     assignments.parquet    key, content (a hash), and per head h: cluster_h, score_h, margin_h, second_h, trained_h
     clusters.safetensors   per head h: centers_h, trained_centers_h [K, D], duals_h, counts_h [K] (load_clustering)
-    evaluation.json        scores of the trained backbone beside raw pixels and the untrained network
+    map.parquet            rows of assignments: x, y, nearest (a row), similarity, mean red, green, blue
+    thumbnails.parquet     small pictures of the images that the report shows: row, key, picture (WebP)
+    evaluation.json        scores of the trained backbone beside raw pixels and the untrained network; under
+                           "others" those on other images, by their name
     evaluation.unreadable.csv   of the images that it was evaluated on last, as unreadable.csv
     drift.json             of a run that goes on from another: how far clusters of known images moved
     verdict.json           {"state": ..., "healthy": bool, "text": ..., "action": ...}
@@ -22,6 +25,7 @@ metrics.jsonl and tensorboard/ grow as the run goes; a last line that a crash cu
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -77,6 +81,8 @@ class Run:
     assignments = property(lambda self: self.path / "assignments.parquet")
     projector = property(lambda self: self.path / "projector.safetensors")
     clusters = property(lambda self: self.path / "clusters.safetensors")
+    map = property(lambda self: self.path / "map.parquet")
+    thumbnails = property(lambda self: self.path / "thumbnails.parquet")
     evaluation_file = property(lambda self: self.path / "evaluation.json")
     evaluation_unreadable_file = property(lambda self: self.path / "evaluation.unreadable.csv")
     drift_file = property(lambda self: self.path / "drift.json")
@@ -111,7 +117,7 @@ class Run:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """What `coke evaluate` wrote last, empty before that."""
+        """The scores on the run's own images, under ``others`` those on other images; empty before there are any."""
         return self.read_json(self.evaluation_file)
 
     @property
@@ -126,6 +132,14 @@ class Run:
         *lines, _torn = self.metrics_file.read_text(encoding="utf-8").split("\n")  # a crash may cut the last
         records = [json.loads(line) for line in lines if line]
         return [record for record in records if kind in (None, record["kind"])]
+
+    def unreadable(self) -> list[list[str]]:
+        """The images left out: key and reason."""
+        if not self.unreadable_file.is_file():
+            return []
+        with open(self.unreadable_file, newline="", encoding="utf-8", errors="replace") as stream:
+            rows = [[row[0], ", ".join(row[1:])] for row in csv.reader(stream) if row]
+        return rows[1:] if rows[:1] == [["key", "reason"]] else rows
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A JSON object of the folder, empty where the file is not there yet."""

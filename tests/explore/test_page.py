@@ -14,7 +14,7 @@ import pytest
 
 from coke.cli import main, parser
 from coke.explore.command import ALL_PAIRS, N_NEIGHBOURS
-from coke.explore.pictures import LONGER, SHORTER
+from coke.explore.thumbnails import LONGER, SHORTER
 from tiny_runs import write_textures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explore.md").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,21 @@ def test_hold_out_is_stratified_and_leaves_each_class_an_image(labels, seed):
     if (counts >= 10).all():
         assert (np.abs(taken - counts * wanted / len(labels)) < 1).all()
     assert torch.equal(held, hold_out(values, seed=seed))
+
+
+def test_the_same_images_come_in_the_order_that_is_asked_for(tmp_path):
+    names = [f"{name}/{i}.png" for name in "ab" for i in range(10)]
+    write_images(tmp_path, names)
+    shutil.copy(tmp_path / "a" / "1.png", tmp_path / "a" / "copy.png")
+    first = open_data(tmp_path)
+    order = torch.randperm(21)
+    asked = [bytes(row) for row in first.train.hashes[order].numpy()]
+    found = open_data(tmp_path, contents=asked)
+    assert [bytes(row) for row in found.train.hashes.numpy()] == asked
+    assert sorted(found.train.keys) == sorted(first.train.keys)
+    assert torch.equal(found.train.labels, first.train.labels[order])
+    for others in (asked[1:], [*asked[1:], b"0" * 16]):
+        assert open_data(tmp_path, contents=others).train.keys == first.train.keys
 
 
 def test_hold_out_depends_on_the_seed():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
+import io
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from PIL import Image
 
 from coke.images.image_set import ImageSet
 from coke.run import Run, atomic
+from coke.training.map import write_map
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -42,7 +48,7 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.texts.append(data)
 
     @property
@@ -97,16 +103,24 @@ def write_metrics(run: Run, records: list[dict[str, Any]]) -> None:
 
 def write_assignments(run: Run, images: ImageSet, counts: list[int], seed: int = 0) -> pyarrow.Table:
     random = np.random.default_rng(seed)
-    columns: dict[str, Any] = {"key": images.keys}
+    contents = [row.tobytes() for row in images.hashes.numpy()]
+    columns: dict[str, Any] = {"key": images.keys, "content": pyarrow.array(contents, pyarrow.binary(16))}
     if images.labels is not None:
         columns["label"] = images.labels.numpy()
     for head, count in enumerate(counts):
         columns[f"cluster_{head}"] = random.integers(0, count, len(images))
         columns[f"score_{head}"] = random.uniform(-1, 1, len(images)).astype(np.float32)
-        columns[f"margin_{head}"] = random.uniform(0, 1, len(images)).astype(np.float32)
+        columns[f"margin_{head}"] = random.uniform(-0.1, 1, len(images)).astype(np.float32)
+        columns[f"second_{head}"] = (columns[f"cluster_{head}"] + 1) % count
     table = pyarrow.table(columns)
     pyarrow.parquet.write_table(table, run.assignments)
     return table
+
+
+def write_plane(run: Run, images: ImageSet, seed: int = 0) -> None:
+    """map.parquet, from random unit vectors."""
+    vectors = np.random.default_rng(seed).normal(size=(len(images), 8))
+    write_map(run.map, vectors, np.zeros(len(images), int), np.eye(1, 8), images)
 
 
 def scores_of(**shares: float) -> dict[str, Any]:
@@ -150,23 +164,25 @@ def write_whole_run(path: Path, images: ImageSet, counts: list[int], n_epochs: i
     write_metrics(run, [*records, *knn, {"kind": "event", "epoch": 2, "text": "wrote a checkpoint"}])
     verdict = {"state": "learning", "healthy": True, "text": "it learns steadily", "action": "train longer"}
     run.write_json(run.verdict_file, verdict)
-    evaluation = {
-        "trained": scores_of(knn=0.428, linear=0.511, accuracy=0.331, nmi=0.27, ari=0.16),
+    representations = {
         "raw pixels": scores_of(knn=0.251, linear=0.19, accuracy=0.172, nmi=0.05, ari=0.02),
         "untrained": scores_of(knn=0.232, linear=0.384, accuracy=0.203, nmi=0.09, ari=0.04),
-        "note": "probes query the test split (500 images)",
+        "trained": scores_of(knn=0.428, linear=0.511, accuracy=0.331, nmi=0.27, ari=0.16),
+    }
+    evaluation = {
+        "representations": representations,
+        "split": "probes query the test split (500 images)",
         "heads": [{"head": 0, "used": 5, "accuracy": 0.3, "nmi": 0.31, "ari": 0.2}],
     }
     run.write_json(run.evaluation_file, evaluation)
     run.backbone.write_bytes(b"weights")
     write_assignments(run, images, counts)
+    write_plane(run, images)
     return run
 
 
 def photographs(folder: Path, n_images: int, side: int, seed: int = 0) -> ImageSet:
     """Coloured noise as PNG files in a folder, read as any user's folder is."""
-    from PIL import Image
-
     from coke.images import open_data
 
     folder.mkdir(parents=True)
@@ -186,10 +202,13 @@ def write_unreadable(run: Run, count: int) -> None:
 
 def pixels_of(uri: str) -> torch.Tensor:
     """The uint8 [3, h, w] pixels of an embedded image."""
-    import base64
-    import io
-
-    from PIL import Image
-
     content = base64.b64decode(uri.partition("base64,")[2])
     return torch.from_numpy(np.array(Image.open(io.BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
+
+
+def unpacked(path: Path, name: str = "data") -> Any:
+    """What the page holds packed for its script."""
+    found = re.search(rf'<script type="text/plain" id="{name}">([^<]*)</script>', path.read_text("utf-8"))
+    assert found
+    text = gzip.decompress(base64.b64decode(found[1])).decode()
+    return json.loads(text) if name == "data" else text

@@ -20,9 +20,11 @@ from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network
 from coke.model.files import Preprocessing, own_tensors, read_weights, write_backbone
 from coke.run import Run
+from coke.training import map as maps
 from coke.training import outputs
 from coke.training.backbone import find_init, start_from
 from coke.training.config import Config
+from coke.training.map import write_map
 from coke.training.outputs import write_clustering
 
 
@@ -159,8 +161,12 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     write_clustering(run, network, heads, trained, scan(rows), config)
     assert network.training
     assert torch.equal(network.projector[1].running_mean, statistics)
-    assert {file.name for file in tmp_path.iterdir()} == {run.assignments.name, run.clusters.name}
-    table, stored = pq.read_table(run.assignments), load_file(run.clusters)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        run.assignments.name,
+        run.clusters.name,
+        run.map.name,
+    }
+    table, stored, plane = pq.read_table(run.assignments), load_file(run.clusters), pq.read_table(run.map)
     names = ("cluster", "score", "margin", "second", "trained")
     columns = [f"{name}_{head}" for head in range(2) for name in names]
     assert table.column_names == ["key", "content", *(["label"] if labelled else []), *columns]
@@ -171,6 +177,15 @@ def test_assignments_are_the_best_within_the_bound(tmp_path, config, monkeypatch
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
     with torch.no_grad():
         features = network.eval()((pixels / 255 - mean) / std).projection.double()
+    likeness = (features @ features.t()).fill_diagonal_(-2)
+    nearest = likeness[range(11), plane["nearest"].to_pylist()]
+    np.testing.assert_allclose(nearest, likeness.amax(dim=1), atol=1e-6)
+    np.testing.assert_allclose(plane["similarity"].to_numpy(), likeness.amax(dim=1), atol=1e-6)
+    colours = np.stack([plane[name].to_numpy() for name in ("red", "green", "blue")], axis=1)
+    np.testing.assert_allclose(colours, pixels.float().mean(dim=(2, 3)), atol=0.51)
+    assert np.isfinite(plane["x"].to_numpy()).all()
+    assert plane.schema.metadata[b"nearest"] == b"of all images"
+    assert b"main directions" in plane.schema.metadata[b"map"]
     kinds = ("centers", "duals", "counts", "trained_centers")
     assert set(stored) == {f"{name}_{head}" for name in kinds for head in range(2)}
     for head, clustering in enumerate(heads):
@@ -205,6 +220,31 @@ def test_one_cluster_has_no_second(tmp_path, config):
     table = pq.read_table(run.assignments)
     assert table["cluster_0"].to_pylist() == [0] * 6
     assert table["second_0"].to_pylist() == table["margin_0"].to_pylist() == [None] * 6
+
+
+def test_a_map_of_one_image_has_no_nearest(tmp_path, config):
+    images = scan(Rows("made", ["a"], Pixels(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))))
+    write_map(tmp_path / "map.parquet", np.eye(1, 5), np.zeros(1, int), np.eye(1, 5), images, seconds=1e9)
+    (row,) = pq.read_table(tmp_path / "map.parquet").to_pylist()
+    assert row == {"x": 0, "y": 0, "nearest": None, "similarity": None, "red": 0, "green": 0, "blue": 0}
+
+
+def test_above_many_rows_only_near_clusters_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(maps, "_ALL_PAIRS", 100)
+    random = np.random.default_rng(0)
+    centers = np.linalg.qr(random.normal(size=(16, 16)))[0]
+    clusters = np.repeat(np.arange(16), 20)
+    vectors = centers[clusters] + 0.05 * random.normal(size=(320, 16))
+    images = scan(
+        Rows("made", list(map(str, range(320))), Pixels(torch.zeros(320, 3, 4, 4, dtype=torch.uint8)))
+    )
+    write_map(tmp_path / "map.parquet", vectors, clusters, centers, images)
+    table = pq.read_table(tmp_path / "map.parquet")
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -2)
+    assert table["nearest"].to_pylist() == likeness.argmax(axis=1).tolist()  # groups lie far apart
+    assert table.schema.metadata[b"nearest"] == b"of its own cluster and the 3 nearest ones"
 
 
 def test_images_without_a_direction_are_put_somewhere(tmp_path, config):

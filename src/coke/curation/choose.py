@@ -25,8 +25,14 @@ from coke.explore import Neighbours, find_neighbours
 Array = np.ndarray[Any, Any]
 _OF_A_GROUP = 10  # clusters of a group of the next level, on average
 _FEW = 20  # clusters that need no groups
-_TO_COMPARE: dict[str, Any] = {"min_size_ratio": 0.1, "max_size_ratio": 4.0}  # relative to N / K: what a row is compared with
-_TO_CHOOSE: dict[str, Any] = {"min_size_ratio": 0.1, "max_size_ratio": 10.0}  # large ones may stay, which shares make small
+_TO_COMPARE: dict[str, Any] = {
+    "min_size_ratio": 0.1,
+    "max_size_ratio": 4.0,
+}  # relative to N / K: what a row is compared with
+_TO_CHOOSE: dict[str, Any] = {
+    "min_size_ratio": 0.1,
+    "max_size_ratio": 10.0,
+}  # large ones may stay, which shares make small
 _POWER = 4  # of the distance to the 10th neighbour, which rows weigh
 _FITTED = 100_000  # rows that clusters are made of
 _ITERATIONS = 20  # of k-means: clusters to choose from need not be at rest

@@ -16,7 +16,7 @@ from coke.atomic import atomic
 from coke.explore.items import Items
 from coke.explore.map import Map
 from coke.explore.neighbours import Neighbours
-from coke.explore.pictures import thumbnails
+from coke.explore.thumbnails import thumbnails
 
 Array = np.ndarray[Any, Any]
 _ROW_GROUP = 4096  # rows, whose pictures are held at a time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from coke.images.image_set import ImageSet
 from coke.images.listing import LISTS, TABLES, find_list, find_table
 from coke.images.parquet import find_parquet
 from coke.images.scan import scan
-from coke.images.splits import Splits, make_splits
+from coke.images.splits import Splits, in_order, make_splits
 from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
 from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
@@ -35,6 +35,7 @@ def open_data(
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     label_column: str = "label",
     image_column: str = "image",
+    contents: Sequence[bytes] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Splits:
     """Find the images of ``data``, decode each once, and say which of them probes use.
@@ -45,6 +46,8 @@ def open_data(
     listed and left out.
     max_image_pixels: of one image; larger ones are not decoded, and unreadable.
     label_column, image_column: of parquet and CSV.
+    contents: hashes of the images that a run was trained on: where these are the same ones, they come in that order,
+    whatever the order in ``data``.
     progress: called with images decoded and images in all, over both splits.
 
     Raises `DataError` for a path that is not there, no images, labels of a wrong type, and `UnreadableError`,
@@ -65,7 +68,7 @@ def open_data(
         report = None if progress is None else lambda count, _: progress(done + count, total)
         return scan(rows, resident_bytes=resident_bytes, max_pixels=max_image_pixels, progress=report)
 
-    train = scan_split(found.train, 0)
+    train = in_order(scan_split(found.train, 0), contents)
     query = scan_split(found.query, len(found.train.keys)) if found.query else None
     if found.query and query and not set(found.train.keys).isdisjoint(found.query.keys):
         train, query = _told_apart(train, "train"), _told_apart(query, found.query_split)

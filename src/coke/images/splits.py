@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,24 @@ def make_splits(
     )
     bank, asked = train.subset(labelled[~held]), train.subset(labelled[held])
     return Splits(train, bank, asked, _note(words, remarks))
+
+
+def in_order(images: ImageSet, contents: Sequence[bytes] | None) -> ImageSet:
+    """Images in the order of ``contents`` (hashes) where they are the same ones, else as they came.
+
+    What is held out goes by the order, so that a list of the same images in another order would be asked about
+    others.
+    """
+    if contents is None or len(contents) != len(images):
+        return images
+    here = images.hashes.contiguous().numpy().view("V16")[:, 0]
+    there = np.array(list(contents), "V16")
+    from_here, to_there = np.argsort(here, kind="stable"), np.argsort(there, kind="stable")
+    if not np.array_equal(here[from_here], there[to_there]):
+        return images
+    order = np.empty(len(images), np.int64)
+    order[to_there] = from_here
+    return images.subset(torch.from_numpy(order))
 
 
 def hold_out(labels: Tensor, *, share: float = HOLD_OUT, seed: int = 0) -> Tensor:

@@ -6,12 +6,10 @@ line was being written, with a loss that is not a number, or never evaluated.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,60 +24,33 @@ from coke.run import Run
 class Record:
     """The run folder in memory; ``problems`` are sentences about parts that could not be read."""
 
-    path: Path
-    config: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    verdict: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    knn: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    assignments: pyarrow.Table | None = None
-    finished: datetime | None = None
+    run: Run
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    verdict: dict[str, Any]
+    evaluation: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    unreadable: list[list[str]]  # key, reason
+    assignments: pyarrow.Table | None
+    map: pyarrow.Table | None
+    thumbnails: pyarrow.Table | None
     problems: list[str] = field(default_factory=list)
 
-    def find(self, *names: str) -> Any:
-        """The first of ``names`` that the environment or the configuration knows, at any depth, else None.
-
-        A name is the last part of a key or the whole dotted key: ``device`` finds ``machine.device`` too,
-        and the shallowest match wins.
-
-        >>> Record(Path("."), config={"data": {"name": "textures"}}).find("n_images", "data.name")
-        'textures'
-        """
-        for name in names:
-            for source in (self.environment, self.config):
-                matches = [
-                    (key.count("."), value)
-                    for key, value in flatten(source)
-                    if key == name or key.endswith(f".{name}")
-                ]
-                if matches:
-                    return min(matches, key=lambda match: match[0])[1]
-        return None
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """The metrics of a kind: "step", "epoch", "knn" or "event"."""
+        return [line for line in self.metrics if line.get("kind") == kind]
 
     @property
-    def n_heads(self) -> int:
-        """How many heads the run has, from the epochs or the assignments; 0 where neither says."""
-        last = self.epochs[-1].get("heads", []) if self.epochs else []
-        if last or self.assignments is None:
-            return len(last)
-        return sum(name.startswith("cluster_") for name in self.assignments.column_names)
+    def heads(self) -> list[dict[str, Any]]:
+        """Figures of the heads in the last epoch."""
+        heads = next((epoch.get("heads") for epoch in reversed(self.of_kind("epoch"))), None)
+        return [head for head in heads if isinstance(head, dict)] if isinstance(heads, list) else []
 
-
-def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings under dotted keys.
-
-    >>> list(flatten({"a": {"b": 1}, "c": [2]}))
-    [('a.b', 1), ('c', [2])]
-    """
-    for key, child in value.items():
-        if isinstance(child, dict):
-            yield from flatten(child, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", child
+    @property
+    def data(self) -> dict[str, Any]:
+        """What environment.json says of the images."""
+        found = self.environment.get("data")
+        return found if isinstance(found, dict) else {}
 
 
 def finite(value: Any) -> float | None:
@@ -106,75 +77,51 @@ def read_record(run: Run) -> Record:
             "give the folder that coke pretrain wrote"
         )
     problems: list[str] = []
-    metrics = _metrics(run.metrics_file, problems)
-    epochs = [line for line in metrics if line.get("kind") == "epoch"]
-    verdict = _try(lambda: run.verdict, run.verdict_file, problems, {})
-    files = [mark for mark in (run.metrics_file, run.verdict_file, run.config_file) if mark.is_file()]
+
+    def attempt(path: Path, read: Callable[[], Any], default: Any) -> Any:
+        try:
+            return read() if path.is_file() else default
+        except (ValueError, TypeError, OSError, pyarrow.ArrowException) as error:
+            if isinstance(error, ResumeError) and "newer coke" in str(error):
+                raise
+            problems.append(
+                f"{path.name} could not be read ({error}): what it says is missing from this page."
+            )
+            return default
+
+    def table(path: Path) -> Any:
+        return attempt(path, lambda: pyarrow.parquet.read_table(path), None)
+
+    metrics = attempt(run.metrics_file, lambda: _metrics(run.metrics_file, problems), [])
+    last: dict[str, Any] = next((line for line in reversed(metrics) if line.get("kind") == "epoch"), {})
+    assignments, places = table(run.assignments), table(run.map)
+    if places is not None and (assignments is None or len(places) != len(assignments)):
+        problems.append(f"{run.map.name} has other rows than {run.assignments.name} and is not used.")
+        places = None
     return Record(
-        path=run.path,
-        config=_try(lambda: run.config, run.config_file, problems, {}) if run.config_file.is_file() else {},
-        environment=_try(lambda: run.environment, run.environment_file, problems, {}),
-        verdict=verdict or (dict(epochs[-1].get("verdict") or {}) if epochs else {}),
-        evaluation=_try(lambda: run.evaluation, run.evaluation_file, problems, {}),
-        epochs=epochs,
-        steps=[line for line in metrics if line.get("kind") == "step"],
-        knn=[line for line in metrics if line.get("kind") == "knn"],
-        events=[line for line in metrics if line.get("kind") == "event"],
-        unreadable=_unreadable(run.unreadable_file, problems),
-        assignments=_assignments(run.assignments, problems),
-        finished=datetime.fromtimestamp(files[0].stat().st_mtime, UTC) if files else None,
+        run,
+        config=attempt(run.config_file, lambda: run.config, {}),
+        environment=attempt(run.environment_file, lambda: run.environment, {}),
+        verdict=attempt(run.verdict_file, lambda: run.verdict, {}) or last.get("verdict") or {},
+        evaluation=attempt(run.evaluation_file, lambda: run.evaluation, {}),
+        metrics=metrics,
+        unreadable=attempt(run.unreadable_file, run.unreadable, []),
+        assignments=assignments,
+        map=places,
+        thumbnails=table(run.thumbnails),
         problems=problems,
     )
 
 
-def _try(read: Callable[[], dict[str, Any]], path: Path, problems: list[str], default: Any) -> dict[str, Any]:
-    """What ``read`` gives; a file that does not parse becomes a sentence (a newer format is refused)."""
-    try:
-        return read()
-    except ResumeError:
-        raise
-    except (ValueError, TypeError, OSError) as error:
-        problems.append(f"{path.name} could not be read ({error}); what it says is missing from this page.")
-        return dict(default)
-
-
 def _metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; half-written ones are counted in a sentence."""
-    if not path.is_file():
-        return []
     records, broken = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line.strip():
-            continue
         try:
-            records.append(dict(json.loads(line)))
+            records += [dict(json.loads(line))] if line.strip() else []
         except (ValueError, TypeError):
             broken += 1
     if broken:
         lines = "1 line" if broken == 1 else f"{broken:,} lines"
         problems.append(f"{lines} of {path.name} could not be read, as after a kill while writing.")
     return records
-
-
-def _unreadable(path: Path, problems: list[str]) -> list[tuple[str, str]]:
-    """The images left out: key and reason."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as stream:
-        rows = list(csv.reader(stream))
-    if rows and [cell.strip().lower() for cell in rows[0][:2]] == ["key", "reason"]:
-        rows = rows[1:]
-    else:
-        problems.append(f"{path.name} has no header line key, reason; its lines are shown as they are.")
-    return [(row[0], ", ".join(row[1:])) for row in rows if row]
-
-
-def _assignments(path: Path, problems: list[str]) -> pyarrow.Table | None:
-    """The table of assignments, or None with a sentence."""
-    if not path.is_file():
-        return None
-    try:
-        return pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        problems.append(f"{path.name} could not be read ({error}).")
-        return None

@@ -23,6 +23,7 @@ from coke.model.embed import Partial
 from coke.model.predict import columns_of, placed
 from coke.run import Run, atomic
 from coke.training.config import Config
+from coke.training.map import write_map
 
 _FOLDER = ".projections-"
 _BLOCK = 4096  # images whose features are held at a time: all of them lie in a file
@@ -35,8 +36,11 @@ def write_clustering(
     trained: Tensor,
     images: ImageSet,
     config: Config,
+    seconds: float = 0.0,
 ) -> None:
     """assignments.parquet and clusters.safetensors: every image's cluster in every head, within the head's bound.
+
+    And map.parquet, by the head of most clusters: see `coke.training.map`.
 
     Images are seen un-augmented, at their centre, as later ones will be: the centers are the means of their projections
     under the labels that training gave last (training's own centers are of augmented views, which lie elsewhere). All
@@ -49,6 +53,7 @@ def write_clustering(
 
     Args:
         trained: labels of the training [N, H], -1 where there is none.
+        seconds: that training took, which decide what a map may take.
     """
     contents = [row.tobytes() for row in images.hashes.numpy()]
     columns: dict[str, object] = {
@@ -70,6 +75,9 @@ def write_clustering(
             columns |= columns_of(head, place) | {f"trained_{head}": labels.int().numpy()}
             counts = np.bincount(place["cluster"], minlength=len(centers))
             heads.append((centers, torch.from_numpy(prices), torch.from_numpy(counts)))
+        finest = max(range(len(heads)), key=lambda head: len(heads[head][0]))
+        clusters = np.asarray(columns[f"cluster_{finest}"])
+        write_map(run.map, features, clusters, heads[finest][0], images, seconds=seconds)
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
     ratios = [clustering.min_size_ratio for clustering in clusterings]

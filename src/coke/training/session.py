@@ -176,7 +176,10 @@ def write_outputs(run: Run, training: Training) -> None:
     seen = Preprocessing(config.image_size, config.mean, config.std)
     write_backbone(run.backbone, network.backbone, config.backbone, seen)
     write_projector(run.projector, network.projector)
-    outputs.write_clustering(run, network, learner.clusterings, learner.memory.labels, images, config)
+    labels = learner.memory.labels
+    outputs.write_clustering(
+        run, network, learner.clusterings, labels, images, config, seconds=training.elapsed
+    )
     if config.continues and Run(config.continues).assignments.is_file():
         found = drift(read_earlier(Run(config.continues), config), run, images)
         run.write_json(run.drift_file, found)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from coke.errors import DataError
-from coke.explore.pictures import LONGER, SHORTER, thumbnail, thumbnails
+from coke.explore.thumbnails import LONGER, SHORTER, thumbnail, thumbnails
 from coke.images import Rows
 
 
