@@ -21,6 +21,7 @@ from a folder to answers:
   coke pretrain photos --dry-run                 what would happen, and how long it takes
   coke pretrain photos max_minutes=30            learn; runs/photos/report.html says whether it did
   coke evaluate runs/photos --data labelled      its scores, where there are labels
+  coke report runs/photos                        its page again, at any time
   coke embed runs/photos photos --out photos.parquet
   coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
   coke predict runs/photos new-photos --out new.parquet
