@@ -61,11 +61,11 @@ def curate(
 
     Examples:
         >>> draw = np.random.default_rng(0)
-        >>> common, rare = draw.normal([9, 0, 0], 1, (200, 3)), draw.normal([0, 9, 0], 1, (8, 3))
-        >>> rows = np.concatenate([common, rare, common[:50]])
-        >>> choice = curate(rows, 16, n_clusters=2)
-        >>> sorted(choice.taken.tolist()), int((choice.rows >= 200).sum()), int((choice.instead >= 0).sum())
-        ([8, 8], 8, 50)
+        >>> groups = np.repeat([0, 1], [200, 10])  # 200 rows about one direction, 10 about another
+        >>> rows = 9 * np.eye(8)[groups] + draw.normal(size=(210, 8))
+        >>> choice = curate(np.concatenate([rows, rows[:50]]), 20)  # 50 of them once more
+        >>> int((choice.instead >= 0).sum()), np.bincount(groups[choice.rows]).tolist()
+        (50, [10, 10])
     """
     _check(data, n, similarity, n_clusters, seed)
     if out is not None:
