@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from coke import __version__, cluster_cli, curate_cli, explore_cli, model_cli
 from coke.errors import CokeError, ConfigError
@@ -77,6 +78,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"coke {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
+    _add_pretrain(verbs)
+    _add_evaluate(verbs)
+    _add_report(verbs)
+    _add_recipes(verbs)
+    model_cli.add_verbs(verbs)
+    cluster_cli.add_verbs(verbs)
+    explore_cli.add_verbs(verbs)
+    curate_cli.add_verbs(verbs)
+    for one in (top, *verbs.choices.values()):
+        one.formatter_class = _Help
+    return top
+
+
+def _add_pretrain(verbs: Any) -> None:
+    """Learning from images."""
     pretrain = verbs.add_parser(
         "pretrain",
         help="learn a backbone from unlabelled images",
@@ -108,6 +124,9 @@ next:   coke evaluate runs/photos, or coke embed runs/photos photos --out photos
     pretrain.add_argument("--dry-run", action="store_true", help="say what would happen, and stop")
     pretrain.set_defaults(run=_pretrain)
 
+
+def _add_evaluate(verbs: Any) -> None:
+    """Scores with labels."""
     evaluate = verbs.add_parser(
         "evaluate",
         help="score a finished run with labels",
@@ -126,6 +145,9 @@ next:     coke embed runs/photos photos --out photos.parquet""",
     )
     evaluate.set_defaults(run=_evaluate)
 
+
+def _add_report(verbs: Any) -> None:
+    """A run's page."""
     report = verbs.add_parser(
         "report",
         help="write a run's page again",
@@ -142,6 +164,9 @@ before:   coke pretrain photos, whose last line says where the page lies""",
     )
     report.set_defaults(run=_report)
 
+
+def _add_recipes(verbs: Any) -> None:
+    """Recipes and networks."""
     recipes = verbs.add_parser(
         "recipes",
         help="what recipes and networks there are; with a name, its configuration",
@@ -157,14 +182,6 @@ next:     coke pretrain photos --recipe auto --dry-run""",
         help="the JSON schema of its configuration, for editors, with its defaults",
     )
     recipes.set_defaults(run=_recipes)
-
-    model_cli.add_verbs(verbs)
-    cluster_cli.add_verbs(verbs)
-    explore_cli.add_verbs(verbs)
-    curate_cli.add_verbs(verbs)
-    for one in (top, *verbs.choices.values()):
-        one.formatter_class = _Help
-    return top
 
 
 class _Help(argparse.HelpFormatter):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,12 +115,10 @@ class Shrunk:
     def _from_folder(self, folder: Path, row: int) -> Tensor:
         name = self.hashes[row].numpy().tobytes().hex()
         path = folder / self._made_by() / name[:2] / f"{name}.npy"
-        try:
+        with suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
             copy = np.load(path, allow_pickle=False)
             if copy.dtype == np.uint8 and copy.shape == (*self.sizes[row].tolist(), 3):
                 return torch.from_numpy(copy).permute(2, 0, 1)
-        except (OSError, ValueError, EOFError):
-            pass  # not there yet, or damaged
         copy = self._make(row)
         with atomic(path, "wb") as stream:
             np.save(stream, copy.permute(1, 2, 0).contiguous().numpy())
