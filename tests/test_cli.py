@@ -77,7 +77,7 @@ def test_help_leads_from_one_verb_to_the_next() -> None:
     """The first page has a way through them; each verb has an example that parses, and names another verb."""
     verbs = re.findall(r"^    (\w+) {2,}\w", help_of(), re.M)
     model_verbs = ["embed", "predict", "export", "import"]
-    assert verbs == ["pretrain", "evaluate", "recipes", *model_verbs, "cluster", "assign"]
+    assert verbs == ["pretrain", "evaluate", "recipes", *model_verbs, "cluster", "assign", "curate"]
     pages = {verb: help_of(verb) for verb in verbs}
     for page in (help_of(), *pages.values()):
         assert max(map(len, page.splitlines())) <= 120
