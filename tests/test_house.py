@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "cluster_cli": LOW | {"bounded", "vectors"},
     "model_cli": LOW | {"model"},
     "curate_cli": LOW | {"curation"},
-    "cli": LOW | {"api", "cluster_cli", "curate_cli", "model_cli", "images", "run", "evaluation", "report", "training"},
+    "cli": LOW
+    | {"api", "cluster_cli", "curate_cli", "model_cli", "images", "run", "evaluation", "report", "training"},
     "__main__": {"cli"},
 }
 """Part of coke -> parts that it may import; every part may also read the package's own `__version__`."""

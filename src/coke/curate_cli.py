@@ -38,9 +38,7 @@ before:    coke pretrain, or coke embed""",
         metavar="C",
         help="cosine from which a row is a duplicate; above 1 none is; default: what the data say",
     )
-    add(
-        "--clusters", type=int, metavar="K", help="default: those of RUN, else the root of N"
-    )
+    add("--clusters", type=int, metavar="K", help="default: those of RUN, else the root of N")
     add("--column", metavar="NAME", help="of parquet: where the vectors are, if there are several")
     add("--seed", type=int, default=0, metavar="S", help="the same gives the same choice; default: 0")
     add("--overwrite", action="store_true", help="replace files that exist")
