@@ -149,7 +149,7 @@ def keep_first(
     >>> rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.99, 0.01], [0.98, 0.03]])
     >>> instead, alike = keep_first(rows, np.arange(4), np.zeros(4, int), [np.array([0])], 0.999)
     >>> instead, alike.round(3)
-    (array([-1, -1,  0,  0]), array([  nan,   nan, 1.   , 1.   ], dtype=float32))
+    (array([-1, -1,  0,  0]), array([nan, nan,  1.,  1.], dtype=float32))
     """
     instead = np.full(len(labels), -1, np.int64)
     alike = np.full(len(labels), np.nan, np.float32)
