@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from coke import distributed
-from coke.bounded.assignment import Assignment, bound_below, is_free
+from coke.bounded.assignment import Assignment, bound_below
 from coke.bounded.centers import CenterSums
 from coke.bounded.costs import COSINE, Prices, as_floats, row_factors
 from coke.bounded.kernels import (
@@ -50,7 +50,7 @@ class Data(NamedTuple):
 
     Attributes:
         exact: float32 or float64 [N, D], as they are.
-        columns: float32 [D, N], as they are multiplied with centers: scaled, and less the shift.
+        tiles: float32 [T, D, `TILE`], as they are multiplied with centers: scaled, and less the shift; 0 past the last.
         lengths: float64 [N], of those.
         factors: float64 [N], what rows are multiplied by: 1 / length for cosine, or 1.
         weights: float64 [N], what costs are multiplied by.
@@ -59,7 +59,7 @@ class Data(NamedTuple):
     """
 
     exact: Array
-    columns: Array
+    tiles: Array
     lengths: Array
     factors: Array
     weights: Array
@@ -81,27 +81,26 @@ def is_small(rows: Rows, n_clusters: int) -> bool:
 
 
 class AtOnce:
-    """Rows that are few (`is_small`), for K clusters, within bounds or free."""
+    """Rows that are few (`is_small`), for K clusters, within bounds or free of any."""
 
-    def __init__(self, rows: Rows, bounds: SizeBounds) -> None:
+    def __init__(self, rows: Rows, bounds: SizeBounds, free: bool) -> None:
         _, values = next(rows.vectors.blocks(rows.vectors.n_rows))
         exact = as_floats(values).contiguous()
         factors, shift = row_factors(exact, rows.metric).numpy(), np.zeros(exact.shape[1])
-        moved = exact.numpy()
-        if rows.metric == COSINE:
-            moved = moved * factors[:, None]
-        elif rows.shift is not None:
-            shift = rows.shift.numpy()
-            moved = moved - shift
-        columns = np.ascontiguousarray(moved.T, np.float32)
-        lengths = np.sqrt(np.square(columns, dtype=np.float64).sum(0))
+        shift = shift if rows.shift is None else rows.shift.numpy()
+        n, k = len(exact), len(bounds.lower)
+        tiles = np.zeros((-(-n // TILE) if free else 0, exact.shape[1], TILE), np.float32)
+        lengths = np.empty(n)
+        lay_out(exact.numpy(), factors, shift, tiles, lengths)
         weights = np.ones(len(exact)) if rows.sample_weight is None else rows.sample_weight.numpy()
         scale = 0.5 if rows.metric == COSINE else 1.0
-        self.data = Data(exact.numpy(), columns, lengths, factors, weights, shift, scale)
-        self.metric, self.bounds, n, k = rows.metric, bounds, len(exact), len(bounds.lower)
-        self.limits = bounds.lower.numpy(), bounds.upper.numpy()
-        self.offers = None
-        if not is_free(bounds, rows.total_size):
+        self.data = Data(exact.numpy(), tiles, lengths, factors, weights, shift, scale)
+        self.metric, self.limits, self.offers = (
+            rows.metric,
+            (bounds.lower.numpy(), bounds.upper.numpy()),
+            None,
+        )
+        if not free:
             every = np.arange(k, dtype=np.int32)
             self.offers = Offers(
                 np.arange(n + 1) * k, np.tile(every, n), np.empty(n * k), np.empty(n, np.int64), np.ones(n)
@@ -111,12 +110,8 @@ class AtOnce:
         self, centers: Tensor, prices: Prices, labels: Array, sums: CenterSums | None = None
     ) -> Assignment:
         """As `coke.bounded.assignment.assign_within`."""
-        value, own, sizes = (
-            prices.value.copy(),
-            np.empty(len(labels)),
-            Sizes(np.empty(len(centers)), *self.limits),
-        )
-        before = labels.copy()
+        value, before, own = prices.value.copy(), labels.copy(), np.empty(len(labels))
+        sizes = Sizes(np.empty(len(centers)), *self.limits)
         cost, former_cost, n_changed, n_off = assign(
             self.data, centers.numpy(), value, sizes, self.offers, labels, own
         )
@@ -153,6 +148,18 @@ class AtOnce:
         return n_done, torch.from_numpy(moved), prices._replace(value=value)
 
 
+@compiled
+def lay_out(exact, factors, shift, tiles, lengths):
+    """Write rows to tiles, if there are any, and their lengths."""
+    for i in range(len(exact) if len(tiles) else 0):
+        square = 0.0
+        for d in range(len(shift)):
+            value = exact[i, d] * factors[i] - shift[d]
+            tiles[i // TILE, d, i % TILE] = value
+            square += value * value
+        lengths[i] = np.sqrt(square)
+
+
 @reordered
 def _scores(columns, centers, value):
     """Products of a tile's rows with one of the centers."""
@@ -183,25 +190,21 @@ def _compare(value, square, k, best, second, at):
 @compiled
 def _nearest(data, centers, sizes, labels, own):
     """Put each row to its nearest cluster; of equals the one that it is in, else the lowest."""
-    n_features, n_clusters = len(data.columns), len(centers)
+    n_clusters, n_features = centers.shape
     moved = centers - data.shift
     squares, doubled = np.square(moved).sum(1), (2 * moved).astype(np.float32)
     e = error_terms(n_features, 2.0**-24, np.sqrt(squares.max()), 0.0)
-    tile, at = np.empty((3, TILE), np.float32), np.empty(TILE, np.int32)
+    value, best, second = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    at = np.empty(TILE, np.int32)
     total, former_total, n_changed = np.zeros(2), np.zeros(2), 0
     sizes.held[:] = 0
-    for first in range(0, len(labels), TILE):
-        columns = data.columns[:, first : first + TILE]
-        value, best, second = (
-            tile[0, : columns.shape[1]],
-            tile[1, : columns.shape[1]],
-            tile[2, : columns.shape[1]],
-        )
+    for tile in range(len(data.tiles)):
         best[:], second[:] = np.inf, np.inf
         for k in range(n_clusters):
-            _scores(columns, doubled[k], value)
-            _compare(value, np.float32(squares[k]), np.int32(k), best, second, at[: len(value)])
-        for r in range(len(value)):
+            _scores(data.tiles[tile], doubled[k], value)
+            _compare(value, np.float32(squares[k]), np.int32(k), best, second, at)
+        first = tile * TILE
+        for r in range(min(TILE, len(labels) - first)):
             i = first + r
             length, weight, former = data.lengths[i], data.scale * data.weights[i], labels[i]
             error = e[0] * length + e[1] + e[3] * (1 + length)

@@ -104,10 +104,19 @@ class CenterSums:
         self, rows: Tensor, own: Array | None, former: Array, now: Array, sums: Array, weights: Array
     ) -> None:
         exact = as_floats(rows).contiguous()
+        factors, own = self._factors(exact).numpy(), np.ones(len(rows)) if own is None else own
         add_changed(
-            exact.numpy(), self._factors(exact).numpy(), self._origin, np.ones(len(rows)) if own is None else own, self.grids,
-            self.weight_grid, former, now, sums, weights,
-        )  # fmt: skip
+            exact.numpy(),
+            factors,
+            self._origin,
+            own,
+            self.grids,
+            self.weight_grid,
+            former,
+            now,
+            sums,
+            weights,
+        )
 
     def move(self, rows: Tensor, numbers: Array, former: Array, now: Array) -> None:
         """Put rows [n, D] of these numbers into clusters ``now`` [n], and take them from their ``former`` ones [n]."""

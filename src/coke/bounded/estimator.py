@@ -30,7 +30,7 @@ from coke.bounded.costs import COSINE, EUCLIDEAN, distances, returned_dtype
 from coke.bounded.lloyd import Fit, assign_rows, lloyd
 from coke.bounded.rows import look_at, open_weights
 from coke.bounded.seeding import checked_centers, n_starts, starting_centers
-from coke.bounded.sizes import SizeBounds, resolve_bounds
+from coke.bounded.sizes import SizeBounds, no_bounds, resolve_bounds
 from coke.bounded.streaming import Stream
 from coke.errors import BoundsError, ConfigError, DataError
 from coke.vectors import Vectors, open_vectors
@@ -205,8 +205,9 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         """Distance of every row to every center, [N, K]: Euclidean (not squared), or 1 - cosine."""
         check_is_fitted(self)
         vectors = self._open(X, reset=False)
-        look_at(vectors, 1, metric=self.metric)
-        return self._out(distances(vectors, self._centers(vectors), self.metric), X)
+        centers = self._centers(vectors)
+        look_at(vectors, self.n_clusters, metric=self.metric, centers=centers)
+        return self._out(distances(vectors, centers, self.metric), X)
 
     def assign(
         self,
@@ -389,9 +390,10 @@ class ConstrainedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         check_is_fitted(self)
         vectors = self._open(X, reset=False)
         weights, _ = open_weights(vectors, sample_weight, None)
-        rows = look_at(vectors, 1, metric=self.metric, sample_weight=weights)
-        free = resolve_bounds(rows.n_total, self.n_clusters)
-        found = assign_rows(rows, self._centers(vectors), free, block_rows=self.block_rows)
+        centers = self._centers(vectors)
+        rows = look_at(vectors, self.n_clusters, metric=self.metric, sample_weight=weights, centers=centers)
+        free = no_bounds(rows.total_size, self.n_clusters)
+        found = assign_rows(rows, centers, free, block_rows=self.block_rows)
         return torch.from_numpy(found.labels), found.cost
 
     def _centers(self, vectors: Vectors) -> Tensor:

@@ -99,6 +99,7 @@ class Known(NamedTuple):
 
 @reordered
 def squared_distance(rows, i, factor, centers, k):
+    """Of row i, times its factor, from center k, in float64."""
     total = 0.0
     for d in range(centers.shape[1]):
         step = np.float64(rows[i, d]) * factor - centers[k, d]

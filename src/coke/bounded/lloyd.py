@@ -72,7 +72,7 @@ def lloyd(
     nothing = np.zeros(len(centers))
     prices = Prices(nothing if duals is None else duals, nothing, nothing)
     best, shift, seen, usual, sizes, n_done = None, np.inf, None, prices, nothing, 0
-    at_once = _at_once(rows, bounds, block_rows)
+    at_once = _at_once(rows, bounds, free, block_rows)
     if at_once is not None and progress is None:
         n_done, centers, prices = at_once.iterate(centers, prices, labels, sums, max_iter, tolerance, dtype)
     for n_moves in range(n_done, max_iter + 1):
@@ -130,22 +130,22 @@ def assign_rows(
     """Assign rows within the bounds under given centers [K, D], from duals [K] that may be far from fitting."""
     nothing = np.zeros(len(centers))
     prices = Prices(nothing, nothing, nothing)
-    if not is_free(bounds, rows.total_size):
+    free = is_free(bounds, rows.total_size)
+    if not free:
         prices = _first_prices(rows, centers, bounds, nothing if duals is None else duals)
     labels = np.full(rows.vectors.n_rows, -1, dtype=np.int32)
-    at_once = _at_once(rows, bounds, block_rows)
+    at_once = _at_once(rows, bounds, free, block_rows)
     if at_once is not None:
         return at_once.assign(centers, prices, labels)
     return _assign(rows, rows.costs(centers), bounds, prices, labels, None, block_rows)
 
 
-def _at_once(rows: Rows, bounds: SizeBounds, block_rows: int | None) -> AtOnce | None:
+def _at_once(rows: Rows, bounds: SizeBounds, free: bool, block_rows: int | None) -> AtOnce | None:
     """The shorter way that few rows go, to the same labels."""
     n_clusters = len(bounds.lower)
     if block_rows is not None or not is_small(rows, n_clusters):
         return None
-    is_in_full = is_free(bounds, rows.total_size) or rows.n_total * n_clusters <= ALL_OFFERED
-    return AtOnce(rows, bounds) if is_in_full else None
+    return AtOnce(rows, bounds, free) if free or rows.n_total * n_clusters <= ALL_OFFERED else None
 
 
 def _first_prices(rows: Rows, centers: Tensor, bounds: SizeBounds, value: Array) -> Prices:

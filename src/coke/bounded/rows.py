@@ -7,6 +7,7 @@ Legend: N rows of all processes, n of this one, D features, S rows of the sample
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,8 @@ class Rows:
         largest: the largest absolute value of any row, after the shift.
         heaviest: the largest sample weight.
         heaviest_size: the largest size weight, or 0 where there are none.
-        shift: float64 [D], the sample's mean where it matters for precision, else None.
-        sample: of all processes' rows.
+        shift: float64 [D], a place amid the rows where it matters for precision, else None.
+        drawn: a sample of all processes' rows, or None where none is wanted.
         sample_weight, size_weight: float64 [n], or None for 1.
         total_size: N, or the sum of all size weights.
     """
@@ -54,10 +55,16 @@ class Rows:
     heaviest: float
     heaviest_size: float
     shift: Tensor | None
-    sample: Sample
+    drawn: Sample | None
     sample_weight: Tensor | None
     size_weight: Tensor | None
     total_size: float
+
+    @property
+    def sample(self) -> Sample:
+        """What was drawn."""
+        assert self.drawn is not None, "rows looked at for given centers have no sample"
+        return self.drawn
 
     def costs(self, centers: Tensor, seen: Seen | None = None) -> DistanceCosts:
         """Costs of this process's rows for centers [K, D]; ``seen`` under others."""
@@ -103,9 +110,11 @@ def look_at(
     sample_weight: Tensor | None = None,
     size_weight: Tensor | None = None,
     seed: int = 0,
+    centers: Tensor | None = None,
     block_rows: int = 2**14,
 ) -> Rows:
-    """Draw the sample, then check every row in one pass.
+    """Draw the sample, then check every row in one pass. Of rows that are only to find the nearest of ``centers``
+    [K, D] nothing is drawn: these say where the rows may lie.
 
     Raises:
         DataError: NaN or infinity, or for cosine a row of zeros, in any process (named with its row).
@@ -115,10 +124,14 @@ def look_at(
     total_size = float(n_total)
     if size_weight is not None:
         total_size = float(distributed.sum_over_processes(size_weight.sum()[None]))
-    sample = _draw(
-        vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
-    )
-    largest = _check_pass(vectors, metric, sample.shift, first_row, block_rows)
+    if centers is not None:
+        drawn, shift = None, _origin(centers, metric)
+    else:
+        drawn = _draw(
+            vectors, n_clusters, metric, sample_weight, size_weight, n_total, first_row, total_size, seed
+        )
+        shift = drawn.shift
+    largest = _check_pass(vectors, metric, shift, first_row, block_rows)
     heaviest = 1.0 if sample_weight is None else _largest(sample_weight)
     return Rows(
         vectors=vectors,
@@ -128,8 +141,8 @@ def look_at(
         largest=distributed.largest(largest),
         heaviest=distributed.largest(heaviest),
         heaviest_size=0.0 if size_weight is None else distributed.largest(_largest(size_weight)),
-        shift=sample.shift,
-        sample=sample,
+        shift=shift,
+        drawn=drawn,
         sample_weight=sample_weight,
         size_weight=size_weight,
         total_size=total_size,
@@ -162,15 +175,16 @@ def _draw(
     columns += [weight[at] for weight in (sample_weight, size_weight) if weight is not None]
     gathered = list(distributed.gather_uneven(tuple(columns)))
     rows = gathered.pop(0)
-    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
-    needed = metric != COSINE and bool(mean.square().sum() > 0.25 * variance.sum())
     weight = None if sample_weight is None else gathered.pop(0)
     size = None if size_weight is None else gathered.pop(0)
-    return Sample(rows, metric, _coarse(mean, rows) if needed else None, weight, size, total_size, n_total)
+    return Sample(rows, metric, _origin(rows, metric), weight, size, total_size, n_total)
 
 
-def _coarse(mean: Tensor, rows: Tensor) -> Tensor:
-    """An origin near the mean with few binary digits, so that whole numbers less it are exact."""
+def _origin(rows: Tensor, metric: str) -> Tensor | None:
+    """A place near the mean of rows that lie far from 0, of few binary digits: whole numbers less it are exact."""
+    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
+    if metric == COSINE or not bool(mean.square().sum() > 0.25 * variance.sum()):
+        return None
     unit = 2.0 ** float((rows - mean).abs().amax().log2().floor() - 8) if bool((rows != mean).any()) else 1.0
     return (mean / unit).round() * unit if unit > 0 else mean
 
@@ -184,16 +198,14 @@ def _check_pass(
     vectors: Vectors, metric: str, shift: Tensor | None, first_row: int, block_rows: int
 ) -> float:
     """The largest absolute value after the shift; an error for rows that are not finite, or have no direction."""
-    largest = torch.zeros((), dtype=torch.float64, device=vectors.device)
+    largest = 0.0
     error = None
     for start, rows in vectors.blocks(block_rows):
         if error is not None:
             break
-        low, high = rows.amin(0).double(), rows.amax(0).double()
-        if shift is not None:
-            low, high = low - shift, high - shift
-        top = torch.maximum(low.abs(), high.abs()).amax()
-        if not bool(torch.isfinite(top)):
+        ends = torch.stack(rows.aminmax(dim=0)).double()
+        top = float((ends if shift is None else ends - shift).abs().amax())
+        if not math.isfinite(top):
             error = _not_finite(vectors, rows, first_row + start)
         elif metric == COSINE and bool((lost := _without_direction(rows)).any()):
             row = int(lost.nonzero()[0])
@@ -202,19 +214,19 @@ def _check_pass(
                 f"row {first_row + start + row} of {vectors.name} is {what} and has no direction: leave it out for "
                 "metric='cosine'"
             )
-        elif metric == COSINE and float(top) > 1 / _SMALLEST_TOP:
+        elif metric == COSINE and top > 1 / _SMALLEST_TOP:
             error = DataError(
-                f"{vectors.name} holds values up to {float(top):.3g}, whose squares leave the range of float64: "
+                f"{vectors.name} holds values up to {top:.3g}, whose squares leave the range of float64: "
                 "divide the data by its largest value"
             )
-        largest = torch.maximum(largest, top)
-    if error is None and metric != COSINE and float(largest) > _LARGEST_VALUE:
+        largest = max(largest, top)
+    if error is None and metric != COSINE and largest > _LARGEST_VALUE:
         error = DataError(
-            f"{vectors.name} holds values up to {float(largest):.3g} from the mean, whose squares leave the range of "
-            f"float32: divide the data by {float(largest):.0e}, or leave the outlier out"
+            f"{vectors.name} holds values up to {largest:.3g} from the mean, whose squares leave the range of "
+            f"float32: divide the data by {largest:.0e}, or leave the outlier out"
         )
     distributed.fail_together(error)
-    return 1.0 if metric == COSINE else float(largest)
+    return 1.0 if metric == COSINE else largest
 
 
 def _not_finite(vectors: Vectors, rows: Tensor, first: int) -> DataError:

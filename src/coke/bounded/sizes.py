@@ -107,6 +107,12 @@ def resolve_bounds(total: float, n_clusters: int, **asked: Any) -> SizeBounds:
     return check.bounds
 
 
+def no_bounds(total: float, n_clusters: int) -> SizeBounds:
+    """Of clusters that may hold any part of the rows."""
+    nothing = torch.zeros(n_clusters, dtype=torch.float64)
+    return SizeBounds(nothing, nothing + total)
+
+
 def number(*sizes: float) -> str:
     """Sizes for people: thousands apart, no more than three decimals, equal ones once.
 
@@ -153,20 +159,30 @@ class _Rows:
 
     def fault(self, lower: Array, upper: Array) -> str | None:
         """The first inequality that bounds [K] break, what is needed and what there is; None if all hold."""
-        k, row, into = (lower - upper).argmax(), self.weights.argmax(), f"{self.n_clusters:,} clusters"
+        k, row = (lower - upper).argmax(), self.weights.argmax()
+        rules = (
+            (lower.sum(), self.total),
+            (self.total, upper.sum()),
+            (lower[k], upper[k]),
+            ((lower > 0).sum(), self.n_weighing),
+            (self.weights[row], upper.max()),
+        )
+        most = 1 if self.whole else 1 + _WEIGHT_ROUNDING
+        broken = next((rule for rule, (needed, there) in enumerate(rules) if needed > there * most), None)
+        if broken is None:
+            return None
+        (needed, there), into = rules[broken], f"{self.n_clusters:,} clusters"
         fill = f"{self} cannot fill {into} of at least {number(lower.min(), lower.max())}"
         fit = f"{self} do not fit into {into} of at most {number(upper.min(), upper.max())}"
         light = "{0} clusters with a minimum need as many rows of a size_weight above 0, there are {1}"
-        for needed, there, words in (
-            (lower.sum(), self.total, fill + ": that takes {0}, {2} too many"),
-            (self.total, upper.sum(), fit + ": those hold {1}, {2} too few"),
-            (lower[k], upper[k], f"cluster {k} cannot hold at least {{0}} and at most {{1}}"),
-            ((lower > 0).sum(), self.n_weighing, light),
-            (self.weights[row], upper.max(), f"row {row}: size_weight {{0}}, the largest maximum is {{1}}"),
-        ):
-            if needed > there * (1 if self.whole else 1 + _WEIGHT_ROUNDING):
-                return words.format(number(needed), number(there), number(needed - there))
-        return None
+        words = (
+            fill + ": that takes {0}, {2} too many",
+            fit + ": those hold {1}, {2} too few",
+            f"cluster {k} cannot hold at least {{0}} and at most {{1}}",
+            light,
+            f"row {row}: size_weight {{0}}, the largest maximum is {{1}}",
+        )
+        return words[broken].format(number(needed), number(there), number(needed - there))
 
     def nearest(self, side: str, count: Any, ratio: Any, lower: Array, upper: Array) -> dict[str, float]:
         """The argument for this side, and the nearest number that can hold in its place; {} if none can."""
