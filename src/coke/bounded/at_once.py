@@ -191,9 +191,14 @@ def _compare(value, square, k, best, second, at):
 def _nearest(data, centers, sizes, labels, own):
     """Put each row to its nearest cluster; of equals the one that it is in, else the lowest."""
     n_clusters, n_features = centers.shape
-    moved = centers - data.shift
-    squares, doubled = np.square(moved).sum(1), (2 * moved).astype(np.float32)
-    e = error_terms(n_features, 2.0**-24, np.sqrt(squares.max()), 0.0)
+    squares, doubled, largest = np.zeros(n_clusters), np.empty(centers.shape, np.float32), 0.0
+    for k in range(n_clusters):
+        for d in range(n_features):
+            moved = centers[k, d] - data.shift[d]
+            doubled[k, d] = 2 * moved
+            squares[k] += moved * moved
+        largest = max(largest, squares[k])
+    e = error_terms(n_features, 2.0**-24, np.sqrt(largest), 0.0)
     value, best, second = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     at = np.empty(TILE, np.int32)
     total, former_total, n_changed = np.zeros(2), np.zeros(2), 0
@@ -247,7 +252,9 @@ def _within(data, centers, prices, sizes, offers, labels, own):
         sizes.held[label] += 1
         add_one(own[i], total)
         add_one(offers.cost[begin + (former if former >= 0 else label)], former_total)
-    n_off = np.abs(np.minimum(np.maximum(sizes.held, sizes.lower), sizes.upper) - sizes.held).sum()
+    n_off = 0.0
+    for k in range(n_clusters):
+        n_off += max(sizes.lower[k] - sizes.held[k], sizes.held[k] - sizes.upper[k], 0.0)
     width = np.full(n_clusters, np.inf)
     move_rows(offers, sizes, prices, width, np.zeros(n_clusters), np.inf, 0.0, True)
     for i in range(len(labels)):
@@ -272,6 +279,33 @@ def assign(data, centers, prices, sizes, offers, labels, own):
 
 
 @compiled
+def _copy(values, to):
+    """As ``to[:] = values``, which compiles a sentence on shapes for seconds."""
+    for i in range(len(values)):
+        to[i] = values[i]
+
+
+@compiled
+def _least(values):
+    least = np.inf
+    for value in values:
+        least = min(least, value)
+    return least
+
+
+@compiled
+def _step(centers, moved, is_single):
+    """Move centers, to float32 values if asked for; their squared way."""
+    way = 0.0
+    for k in range(len(centers)):
+        for d in range(centers.shape[1]):
+            value = np.float64(np.float32(moved[k, d])) if is_single else moved[k, d]
+            way += (value - centers[k, d]) ** 2
+            centers[k, d] = value
+    return way
+
+
+@compiled
 def iterate(
     data, centers, prices, sizes, offers, labels, sums, masses, grids, weight_grid, max_iter, tolerance, is_single,
     is_cosine,
@@ -290,18 +324,20 @@ def iterate(
         add_changed(
             data.exact, data.factors, data.shift, data.weights, grids, weight_grid, labels, now, sums, masses
         )
-        if masses.min() <= 0:
+        if _least(masses) <= 0:
             break
         moved = means(sums, masses, data.shift, is_cosine, centers)
-        if is_single:
-            moved = moved.astype(np.float32).astype(np.float64)
-        shift = np.square(moved - centers).sum() if tolerance > 0 else np.inf
-        centers[:], labels[:], before = moved, now, kept
+        step = _step(centers, moved, is_single)
+        shift = step if tolerance > 0 else np.inf
+        _copy(now, labels)
+        before = kept
         least, n_done = cost, n_done + 1
-    centers[:], prices[:], labels[:] = before
+    _copy(before[0].ravel(), centers.ravel())
+    _copy(before[1], prices)
+    _copy(before[2], labels)
     sums[:], masses[:] = 0.0, 0.0
     if labels[0] >= 0:
-        none = np.full_like(labels, -1)
+        none = np.full(len(labels), -1, np.int32)
         add_changed(
             data.exact, data.factors, data.shift, data.weights, grids, weight_grid, none, labels, sums, masses
         )

@@ -449,9 +449,11 @@ def means(sums, masses, shift, is_cosine, former):
     moved = former.copy()
     for k in range(len(masses)):
         if masses[k] > 0:
-            center = (sums[k, :n_features] + sums[k, n_features:]) / masses[k] + shift
-            length = np.sqrt(np.square(center).sum())
-            if is_cosine:
-                center = center / length if length > 1e-12 else former[k]
-            moved[k] = center
+            square = 0.0
+            for d in range(n_features):
+                moved[k, d] = (sums[k, d] + sums[k, n_features + d]) / masses[k] + shift[d]
+                square += moved[k, d] ** 2
+            length = np.sqrt(square)
+            for d in range(n_features if is_cosine else 0):
+                moved[k, d] = moved[k, d] / length if length > 1e-12 else former[k, d]
     return moved
