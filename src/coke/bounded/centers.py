@@ -154,10 +154,13 @@ class CenterSums:
             self.sums += torch.from_numpy(values)
             self.weights += torch.from_numpy(masses)
         self._parts.clear()
-        totals = distributed.sum_over_processes(torch.cat([self.sums, self.weights[:, None]], dim=1))
-        known, weights = totals[:, :-1].contiguous().cpu().numpy(), totals[:, -1].contiguous()
-        moved = means(known, weights.cpu().numpy(), self._origin, self.metric == COSINE, former.cpu().numpy())
-        return torch.from_numpy(moved).to(former.device), weights
+        sums, weights = self.sums, self.weights
+        if distributed.active():
+            totals = distributed.sum_over_processes(torch.cat([sums, weights[:, None]], dim=1))
+            sums, weights = totals[:, :-1].contiguous(), totals[:, -1].contiguous()
+        known = sums.cpu().numpy(), weights.cpu().numpy(), self._origin
+        moved = means(*known, self.metric == COSINE, former.contiguous().cpu().numpy())
+        return torch.from_numpy(moved).to(former.device), weights.clone()
 
 
 def _grid(largest_sum: float) -> float:

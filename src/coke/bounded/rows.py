@@ -166,13 +166,15 @@ def _draw(
 ) -> Sample:
     """Rows at random, in order, the same on every process; all of them where they are few."""
     wanted = min(max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * n_clusters), MOST_SAMPLE_ROWS, n_total)
-    drawn = np.arange(n_total)
-    if wanted < n_total:
+    columns = [weight for weight in (sample_weight, size_weight) if weight is not None]
+    if wanted == n_total == vectors.n_rows:
+        own_rows = next(vectors.blocks(n_total))[1]
+    else:
         drawn = np.sort(np.random.default_rng(seed).choice(n_total, wanted, replace=False))
-    own = torch.from_numpy(drawn[(drawn >= first_row) & (drawn < first_row + vectors.n_rows)] - first_row)
-    at = own.to(vectors.device)
-    columns = [stored(vectors.take(own), metric)]
-    columns += [weight[at] for weight in (sample_weight, size_weight) if weight is not None]
+        own = torch.from_numpy(drawn[(drawn >= first_row) & (drawn < first_row + vectors.n_rows)] - first_row)
+        own_rows = vectors.take(own)
+        columns = [weight[own.to(vectors.device)] for weight in columns]
+    columns.insert(0, stored(own_rows, metric))
     gathered = list(distributed.gather_uneven(tuple(columns)))
     rows = gathered.pop(0)
     weight = None if sample_weight is None else gathered.pop(0)
@@ -182,10 +184,13 @@ def _draw(
 
 def _origin(rows: Tensor, metric: str) -> Tensor | None:
     """A place near the mean of rows that lie far from 0, of few binary digits: whole numbers less it are exact."""
-    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
-    if metric == COSINE or not bool(mean.square().sum() > 0.25 * variance.sum()):
+    if metric == COSINE:
         return None
-    unit = 2.0 ** float((rows - mean).abs().amax().log2().floor() - 8) if bool((rows != mean).any()) else 1.0
+    variance, mean = torch.var_mean(rows.double(), 0, correction=0)
+    if not bool(mean.square().sum() > 0.25 * variance.sum()):
+        return None
+    spread = float((rows - mean).abs().amax())
+    unit = 2.0 ** (math.floor(math.log2(spread)) - 8) if spread > 0 else 1.0
     return (mean / unit).round() * unit if unit > 0 else mean
 
 
