@@ -99,7 +99,8 @@ class Pictures:
         scale = min(1.0, side / min(picture.size), 2 * side / max(picture.size))
         width, height = (max(1, round(scale * length)) for length in picture.size)
         exact = max(picture.size) <= _LOSSLESS and len(self.keys) <= _FEW
-        picture.resize((width, height), reducing_gap=3.0).save(stream, "WEBP", quality=78, lossless=exact)
+        small = picture.resize((width, height), reducing_gap=3.0)
+        small.save(stream, "WEBP", quality=78, lossless=exact, method=1 if exact else 4)
         return stream.getvalue()
 
     def look(self, row: int) -> Array | None:

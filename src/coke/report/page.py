@@ -239,7 +239,7 @@ def _whole(values: Any) -> list[int | None]:
 
 
 def _zipped(text: str) -> str:
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
 
 
 @functools.cache
