@@ -191,7 +191,9 @@ class Training:
         if self._time_limit is None or self.epoch >= self.schedule.n_epochs:
             return None
         seconds = self.measure()
-        if FEW_EPOCHS * seconds > 60 * self._time_limit.minutes:  # a moment of a busy machine shall not decide
+        if (
+            FEW_EPOCHS * seconds > 60 * self._time_limit.minutes
+        ):  # a moment of a busy machine shall not decide
             seconds = min(seconds, self.measure(), self.measure())
         self._time_limit.add(seconds, seconds)
         if not self._planned:
