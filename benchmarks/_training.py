@@ -18,7 +18,7 @@ def resident(pixels: Tensor) -> ImageSet:
     """Images held in memory: uint8 [N, 3, S, S]."""
     keys = [f"row {row}" for row in range(len(pixels))]
     rows = Rows("random", keys, Pixels(pixels), None, None)
-    return scan(rows, resident_bytes=1 << 33, max_unreadable_share=0.0)
+    return scan(rows, resident_bytes=1 << 33)
 
 
 def device_arguments(description: str | None) -> argparse.ArgumentParser:
