@@ -64,7 +64,7 @@ class Ours:
         settings = {**find_recipe("cifar10").settings, "recipe": "cifar10", "data": "random"}
         resolved = resolve(chosen(settings, overrides), images)
         self.run = Run(folder / f"stage{stage}")
-        plan = Plan(make_splits(images), resolved.config, resolved.reasons)
+        plan = Plan(make_splits(images), resolved.config, resolved.reasons, "random")
         self.trainer = start(plan, self.run)
         self.trainer.learner.network.train()
         for _ in range(2 if stage == 1 else 3):  # the clustering pass, and the first epoch of each kind

@@ -175,7 +175,7 @@ def evaluate(
         _ = run.environment  # damaged, or of a newer coke: said before any work
     except (TypeError, ValueError) as error:
         raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
-    asked = data or config.data
+    asked = data or run.data
     columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
     if any(
         column != Config.model_fields[name].default for name, column in columns.items()

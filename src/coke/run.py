@@ -116,6 +116,16 @@ class Run:
         return environment
 
     @property
+    def data(self) -> str:
+        """Where its images lie: the absolute place of its beginning, while there is one; else as it was said."""
+        said = str(self.config["data"])
+        try:
+            place = str(self.environment.get("data", {}).get("place", said))
+        except (TypeError, ValueError):  # a damaged file
+            return said
+        return place if Path(_path_in(place)).exists() else said
+
+    @property
     def evaluation(self) -> dict[str, Any]:
         """The scores on the run's own images, under ``others`` those on other images; empty before there are any."""
         return self.read_json(self.evaluation_file)
@@ -199,3 +209,18 @@ class Run:
         kept = [record for record in self.metrics() if keep(record)]
         with atomic(self.metrics_file) as stream:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
+
+
+def absolute(data: str) -> str:
+    """DATA as it can be found from any folder: a path, or the ROOT of NAME:ROOT, made absolute where there is such.
+
+    >>> absolute("textures"), absolute("CIFAR10:/data")
+    ('textures', 'CIFAR10:/data')
+    """
+    path = _path_in(data)
+    return data[: len(data) - len(path)] + os.path.abspath(path) if os.path.exists(path) else data
+
+
+def _path_in(data: str) -> str:
+    """The path in DATA: all of it, or what follows the name of a data set."""
+    return data if os.path.exists(data) or ":" not in data else data.partition(":")[2]

@@ -165,7 +165,7 @@ def too_many(n: int, found: Duplicates, by_data: bool) -> ConfigError:
     above = [similarity for similarity, count in found.counts.items() if n <= n_rows - count]
     remedy = f", or set --similarity {min(above):.6g}, which leaves enough" if above else ""
     if not above:
-        remedy = ", or set --similarity 1.01, which keeps all"
+        remedy = ", or set --similarity 1.01, which keeps all, exact copies too"
     said = "" if not by_data else " (which the data gave)"
     return ConfigError(
         f"--n {n:,} of {n_rows:,} rows, but {n_rows - gone:,} are left: {gone:,} are duplicates at a similarity of "

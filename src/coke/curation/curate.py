@@ -134,7 +134,11 @@ def _report(rows: Rows, choice: Choice, out: Path, console: Console) -> None:
     lines = {
         "chosen": f"{len(choice.rows):,} of {n_rows:,}, out of {int(used.sum()):,} of {len(used):,} clusters",
         "duplicates": f"{copies:,} from a cosine of {choice.similarity:.6g} on"
-        + (" (the data's own threshold)" if choice.by_data else ""),
+        + (
+            f" ({choice.words_on_similarity[0].lower()}{choice.words_on_similarity[1:-1]})"
+            if choice.by_data
+            else ""
+        ),
         "or from": "  ".join(
             f"{at:.6g}: {count:,}" for at, count in sorted(choice.counts.items(), reverse=True)
         ),

@@ -105,7 +105,7 @@ def likeness_of_copies(neighbours: Neighbours) -> float:
     1 - (1 - (t / r)^d)^(k - 1), where r is how far the k-th is and d the dimension that the data fill around a row
     (the ratio of the distances of two neighbours says it: Facco et al. 2017, arXiv 1803.06992). Copies are rows with
     a neighbour where none is to be expected. Taken is the distance that finds the most, a row that the formula
-    expects there as well counting three times against it. Exact copies count as copies in any case, and where no
+    expects there as well counting nine times against it. Exact copies count as copies in any case, and where no
     distance finds more than is expected, only they are.
     """
     k = neighbours.rows.shape[1]

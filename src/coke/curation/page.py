@@ -60,7 +60,8 @@ def shown(rows: Rows, choice: Choice, out: Path) -> dict[str, Any]:
             for similarity, goes in sorted(choice.counts.items(), reverse=True)
         ],
         "groups": (groups := _duplicates(rows, choice)),
-        "groups_note": f"The {len(groups)} largest groups; of each at most {_OF_A_GROUP} that go, "
+        "groups_note": f"{'All' if len(groups) < _GROUPS else 'The'} {len(groups)} "
+        f"{'groups' if len(groups) < _GROUPS else 'largest groups'}; of each at most {_OF_A_GROUP} that go, "
         "the least similar first.",
         **_clusters(rows, choice),
         "use": use,

@@ -189,13 +189,20 @@ def _run(run: Run, images: str | os.PathLike[str] | None, progress: Progress | N
     for name in (PROJECTOR, CLUSTERS):
         if not (run.path / name).is_file():
             raise ResumeError(f"{run.path} is not finished: {name} is missing; continue it with --resume")
-    asked = config["data"] if images is None else images
-    if images is None and not Path(asked).exists() and os.sep in str(asked):
-        raise DataError(f"the images of {run.path} are not at {asked} any more: say where with --data")
+    asked = run.data if images is None else images
     columns = {name: config[name] for name in ("image_column", "label_column") if images is None}
     model = load(run.path, device="cuda" if torch.cuda.is_available() else "cpu")
-    splits = open_data(asked, seed=config["seed"], resident_bytes=_IN_MEMORY, **columns)
-    train = splits.train
+    try:
+        train = open_data(asked, seed=config["seed"], resident_bytes=_IN_MEMORY, **columns).train
+    except DataError as error:
+        if images is None:
+            raise DataError(f"{error}; --data says where the images of {run.path} lie now") from error
+        raise
+    if images is None and run.environment["data"]["fingerprint"] != train.fingerprint:
+        raise DataError(
+            f"{asked} holds {len(train):,} images, which are not those of {run.path} any more: say with --data where "
+            f"these lie now, or --data {asked} to choose among those that are there"
+        )
     vectors = np.empty((len(train), model.heads[0].cluster_centers_.shape[1]), np.float32)
     done = 0
     for pixels in model.batches(train, model.images_of_a_pass(None)):

@@ -106,7 +106,7 @@ def items_of_run(
         items.names["label"] = _class_names(labels)
     items.clusters, _ = read_clusters(run.assignments, table.num_rows, keys, head)
     _read_map(run.path / "map.parquet", items)
-    asked = config["data"] if data is None else data
+    asked = run.data if data is None else data
     try:
         column = image_column or (config.get("image_column") if has_columns(asked) else None)
         contents = table["content"] if "content" in table.column_names else None  # of an earlier coke

@@ -81,7 +81,8 @@ class _Page:
         import jinja2
 
         self.record, self.images = record, images
-        self.data = Path(data or str(record.config.get("data") or ""))
+        place = record.environment.get("data", {}).get("place")
+        self.data = Path(data or str(place or record.config.get("data") or ""))
         self.pictures = Pictures(record.assignments, images, record.thumbnails)
         self.keys = self.pictures.keys
         ratio = finite(record.config.get("min_size_ratio"))

@@ -132,7 +132,8 @@ class Config(BaseModel):
             raise ConfigError("nesterov looks ahead along the momentum, which is 0: set nesterov=false")
         if self.epochs <= self.clustering_epochs:
             raise ConfigError(
-                f"epochs={self.epochs} leaves nothing to train on: {self.clustering_epochs} of them only cluster"
+                f"epochs={self.epochs} leaves nothing to train on: {self.clustering_epochs} of them only cluster; "
+                f"give epochs={self.clustering_epochs + 1} or more"
             )
         return self
 

@@ -13,7 +13,7 @@ import torch
 
 from coke import __version__
 from coke.model.files import Preprocessing
-from coke.run import FORMAT_VERSION
+from coke.run import FORMAT_VERSION, absolute
 from coke.training.config import Config
 from coke.training.plan import Plan
 
@@ -54,6 +54,7 @@ def environment(plan: Plan, config: Config, fabric: Fabric, resumed: bool) -> di
         "data": {
             "name": plan.splits.train.name,
             "source": config.data,
+            "place": absolute(plan.place),
             "n_images": len(plan.splits.train),
             "fingerprint": plan.splits.train.fingerprint,
             "splits": plan.splits.note,

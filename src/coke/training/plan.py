@@ -35,6 +35,7 @@ class Plan:
     splits: Splits
     config: Config
     reasons: list[str]
+    place: str  # where the images were found
 
 
 def default_folder(data: str | os.PathLike[str] | None, recipe: str | None) -> Path:
@@ -104,8 +105,9 @@ def make_plan(
     if known.continues and run is None:
         check_earlier(Run(known.continues), known)
     _check_cache(known.cache)
+    place = known.data if run is None or data is not None else run.data
     splits = open_data(
-        known.data,
+        place,
         seed=known.seed,
         max_unreadable_share=known.max_unreadable_share,
         max_image_pixels=known.max_image_pixels,
@@ -114,7 +116,7 @@ def make_plan(
         progress=progress,
     )
     resolved = resolve(settings, splits.train)
-    return Plan(splits, resolved.config, resolved.reasons)
+    return Plan(splits, resolved.config, resolved.reasons, place)
 
 
 def _check_cache(cache: str) -> None:
