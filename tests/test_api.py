@@ -220,6 +220,18 @@ def test_the_order_of_the_same_images_changes_no_score(tmp_path: Path) -> None:
     assert run.evaluation == {**first, "others": {name: {**other, "source": str(relabelled)}}}
 
 
+def test_nor_does_the_order_of_others(run: Run, tmp_path: Path) -> None:
+    folder = write_textures(tmp_path / "images", 150, seed=9, labelled=True)
+    paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    scores = []
+    for name, listed in (("one", paths), ("other", paths[::-1])):
+        file = folder / f"{name}.csv"
+        file.write_text("\n".join(["path,label", *(f"{path},{path.split('/')[0]}" for path in listed)]))
+        asked = Run(shutil.copytree(run.path, tmp_path / name))
+        scores.append(coke.evaluate(asked, file, backbone=tiny(5))["representations"])
+    assert scores[0] == scores[1]
+
+
 def shown(run: Run) -> int:
     """Pictures on the page that need no script."""
     return len(re.findall(r'<img src="data:image/webp;base64,', run.report.read_text("utf-8")))

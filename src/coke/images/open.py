@@ -47,7 +47,7 @@ def open_data(
     max_image_pixels: of one image; larger ones are not decoded, and unreadable.
     label_column, image_column: of parquet and CSV.
     contents: hashes of the images that a run was trained on: where these are the same ones, they come in that order,
-    whatever the order in ``data``.
+    else in the order of their own hashes, whatever the order in ``data``.
     progress: called with images decoded and images in all, over both splits.
 
     Raises `DataError` for a path that is not there, no images, labels of a wrong type, and `UnreadableError`,

@@ -70,18 +70,18 @@ def make_splits(
 
 
 def in_order(images: ImageSet, contents: Sequence[bytes] | None) -> ImageSet:
-    """Images in the order of ``contents`` (hashes) where they are the same ones, else as they came.
+    """Images in the order of ``contents`` (hashes) where they are the same ones, else by their own; None: as they came.
 
     What is held out goes by the order, so that a list of the same images in another order would be asked about
     others.
     """
-    if contents is None or len(contents) != len(images):
+    if contents is None:
         return images
     here = images.hashes.contiguous().numpy().view("V16")[:, 0]
     there = np.array(list(contents), "V16")
     from_here, to_there = np.argsort(here, kind="stable"), np.argsort(there, kind="stable")
     if not np.array_equal(here[from_here], there[to_there]):
-        return images
+        return images.subset(torch.from_numpy(from_here))
     order = np.empty(len(images), np.int64)
     order[to_there] = from_here
     return images.subset(torch.from_numpy(order))
