@@ -124,12 +124,13 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 60.0) -> None:
-        """Until a condition holds."""
+    def wait(self, condition: str, seconds: float = 60.0) -> bool:
+        """Until a condition holds: True, then."""
         end = time.monotonic() + seconds
         while not self.ask(f"Boolean({condition})"):
             assert time.monotonic() < end, (condition, self.errors)
             time.sleep(0.02)
+        return True
 
     def press(self, key: str) -> None:
         """A key, as from a keyboard."""

@@ -205,7 +205,7 @@ def test_every_chart_is_drawn(browser):
 
 def test_a_line_is_copied(browser):
     browser.ask('one(".copy").click()')
-    browser.wait('one(".copy").textContent == "copied"')
+    assert browser.wait('one(".copy").textContent == "copied"')
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800), (1920, 1080)])
