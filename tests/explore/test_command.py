@@ -152,8 +152,8 @@ def test_a_run_whose_images_moved_or_went(
 ) -> None:
     shutil.copytree(place / "run", "own")
     Path("own/map.parquet").unlink()  # as of an older coke
-    config = Path("own/config.yaml")
-    config.write_text(config.read_text().replace(str(place / "photos"), "gone"))
+    for said in (Path("own/config.yaml"), Path("own/environment.json")):
+        said.write_text(said.read_text().replace(str(place / "photos"), "gone"))
     assert "--data says where" in refused(capsys, "own", "--no-serve", "--out", "table.parquet")
     table_of("own", "--data", "photos")
     Path("table.parquet").unlink()
