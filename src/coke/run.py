@@ -211,6 +211,11 @@ class Run:
             stream.writelines(json.dumps(record) + "\n" for record in kept)
 
 
+def is_run(data: Any) -> bool:
+    """Whether it is a folder that holds a run."""
+    return isinstance(data, str | os.PathLike) and Run(data).config_file.is_file()
+
+
 def absolute(data: str) -> str:
     """DATA as it can be found from any folder: a path, or the ROOT of NAME:ROOT, made absolute where there is such.
 

@@ -230,7 +230,7 @@ def test_a_map_of_one_image_has_no_nearest(tmp_path, config):
 
 
 def test_above_many_rows_only_near_clusters_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(maps, "_ALL_PAIRS", 100)
+    monkeypatch.setattr(maps, "ALL_PAIRS", 100)
     random = np.random.default_rng(0)
     centers = np.linalg.qr(random.normal(size=(16, 16)))[0]
     clusters = np.repeat(np.arange(16), 20)

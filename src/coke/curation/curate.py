@@ -10,10 +10,11 @@ import numpy as np
 from rich.console import Console
 
 from coke.curation.choose import Choice, choose
-from coke.curation.sources import Rows, is_run, open_rows
+from coke.curation.sources import Rows, open_rows
 from coke.curation.write import check_outputs, outputs, write_dropped, write_list
 from coke.errors import ConfigError
 from coke.progress import progress_bar
+from coke.run import is_run
 
 
 def curate(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from coke.atomic import atomic
 from coke.curation.choose import Choice
@@ -17,10 +15,11 @@ from coke.curation.duplicates import N_NEAR
 from coke.curation.sources import Pictures, Rows
 from coke.curation.write import outputs
 from coke.errors import DataError
+from coke.explore.thumbnails import thumbnail
 
 _GROUPS, _OF_A_GROUP = 30, 6  # of duplicates that are shown, and how many that go of each
 _CLUSTERS, _OF_A_CLUSTER = 40, 8  # that are shown, and how many that were taken of each
-_THUMBNAIL, _QUALITY = 128, 82  # px of the longer side; of JPEG
+_THUMBNAIL = 128  # px of the longer side
 _TEMPLATE = "page.html.jinja"
 
 
@@ -116,10 +115,7 @@ def _figure(rows: Rows, row: int, kind: str, word: str) -> dict[str, str]:
 def _thumbnail(pictures: Pictures, row: int) -> str:
     """A small JPEG as an address that holds it; empty where the image cannot be read any more."""
     try:
-        image = Image.fromarray(pictures.pixels(row).permute(1, 2, 0).contiguous().numpy())
+        picture = thumbnail(pictures.pixels(row), _THUMBNAIL, _THUMBNAIL)
     except (DataError, OSError):
         return ""
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(picture).decode()

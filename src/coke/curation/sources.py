@@ -9,7 +9,6 @@ Legend: N rows, D features, K clusters.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from coke.images.decode import Content, decode
 from coke.images.table import Files, Source
 from coke.model.embed import Listed
 from coke.model.files import CLUSTERS, PROJECTOR, load
-from coke.run import Run
+from coke.run import Run, is_run
 from coke.vectors import Vectors, open_vectors
-from coke.vectors.files import column_values, key_field
+from coke.vectors.names import names_of
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
@@ -81,11 +80,6 @@ class Rows:
         return f"row {row}" if self.keys is None else self.keys[row]
 
 
-def is_run(data: Any) -> bool:
-    """Whether it is a folder that holds a run."""
-    return isinstance(data, str | os.PathLike) and Run(data).config_file.is_file()
-
-
 def open_rows(
     data: Any, images: str | os.PathLike[str] | None, column: str | None, progress: Progress | None = None
 ) -> Rows:
@@ -98,7 +92,8 @@ def open_rows(
 
 
 def _embeddings(vectors: Vectors, images: str | os.PathLike[str] | None) -> Rows:
-    keys = _keys(vectors)
+    named = names_of(vectors).get("key")
+    keys = None if named is None else named.to_pylist()
     pictures = None if images is None else _pictures(Listed.of(Path(images)), vectors, keys)
     return Rows(vectors.name, checked(as_array(vectors), vectors.name), keys, pictures)
 
@@ -139,24 +134,6 @@ def checked(vectors: Any, name: str) -> Any:
             "leave such rows out, or embed their images again"
         )
     return vectors
-
-
-def _keys(vectors: Vectors) -> list[str] | None:
-    """Of a column ``key`` of parquet, or of the NAME.keys.csv that `coke embed` writes beside NAME.npy."""
-    field = key_field(vectors)
-    if field is not None:
-        return [str(key) for part in column_values(vectors, field.name) for key in part.to_pylist()]
-    if len(vectors.files) != 1:
-        return None
-    path = vectors.files[0].with_name(f"{vectors.files[0].stem}.keys.csv")
-    if not path.is_file():
-        return None
-    with open(path, encoding="utf-8", newline="") as stream:
-        found = [line["key"] for line in csv.DictReader(stream) if "key" in line]
-    if len(found) != vectors.n_rows:
-        have = f"{len(found):,} keys for the {vectors.n_rows:,} rows of {vectors.name}"
-        raise DataError(f"{path} has {have}: they are not of one data set; embed it again")
-    return found
 
 
 def _pictures(listed: Listed, vectors: Vectors, keys: list[str] | None) -> Pictures:

@@ -23,16 +23,14 @@ from coke.errors import BoundsError, ConfigError, DataError
 from coke.explore import atlas
 from coke.explore.items import Items, items_of_embeddings, items_of_run
 from coke.explore.map import map_of
-from coke.explore.neighbours import Neighbours, find_neighbours
+from coke.explore.neighbours import ALL_PAIRS, Neighbours, find_neighbours, sums_of_directions
 from coke.explore.table import center_labels, write_table
 from coke.progress import progress_bar
-from coke.run import Run
+from coke.run import Run, is_run
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 1 << 14  # rows
 N_NEIGHBOURS = 15
-ALL_PAIRS = 20_000
-"""Rows up to which every pair is compared; above, those of a cluster and of the three nearest ones."""
 _PAIRS_OF_A_ROW = 8  # times the square root of N: what clusters may cost, else groups are made that cost less
 
 
@@ -108,7 +106,7 @@ def labels_file(out: Path) -> Path:
 
 def _items(options: Namespace) -> Items:
     what = options.what
-    if (what / "config.yaml").is_file():
+    if is_run(what):
         given = {"--clusters": options.clusters, "--k": options.k, "--column": options.column}
         for flag, value in given.items():
             if value is not None:
@@ -176,9 +174,8 @@ def neighbours_of(vectors: Array, cluster: Any | None) -> tuple[Neighbours, str]
         _, labels = np.unique(cluster.to_numpy(), return_inverse=True)
         sizes = np.bincount(labels)
         if (sizes.astype(float) ** 2).sum() <= _PAIRS_OF_A_ROW * n_rows**1.5:
-            return find_neighbours(
-                vectors, k, labels=labels, centers=_centers(vectors, labels, len(sizes))
-            ), words
+            centers = sums_of_directions(vectors, labels, len(sizes))
+            return find_neighbours(vectors, k, labels=labels, centers=centers), words
     n_groups, labels = math.isqrt(n_rows), np.zeros(n_rows, np.int64)
     known = _have_direction(vectors)  # what has none is like no other in whatever group
     km = _fitted(vectors if known.all() else vectors[known], n_groups, 0, max_size_ratio=2, max_iter=5)
@@ -190,16 +187,6 @@ def neighbours_of(vectors: Array, cluster: Any | None) -> tuple[Neighbours, str]
 def _have_direction(vectors: Array) -> Array:
     blocks = (vectors[first : first + _BLOCK] for first in range(0, len(vectors), _BLOCK))
     return np.concatenate([(block != 0).any(axis=1) for block in blocks])
-
-
-def _centers(vectors: Array, labels: Array, n_clusters: int) -> Array:
-    """Sums of the unit vectors of each cluster, [K, D]: only directions are asked for."""
-    sums = np.zeros((n_clusters, vectors.shape[1]))
-    for first in range(0, len(vectors), _BLOCK):
-        block = np.asarray(vectors[first : first + _BLOCK], np.float64)
-        block /= np.linalg.norm(block, axis=1, keepdims=True).clip(1e-12)
-        np.add.at(sums, labels[first : first + len(block)], block)
-    return sums
 
 
 def _fitted(vectors: Array, k: int, seed: int, **settings: Any) -> Any:

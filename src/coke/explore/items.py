@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from coke.model.files import load
 from coke.model.model import Features
 from coke.run import Run
 from coke.vectors import Vectors, open_vectors
-from coke.vectors.files import column_values, key_field
+from coke.vectors.names import names_of
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
@@ -72,7 +71,7 @@ def items_of_embeddings(
         DataError: no vectors there; clusters or images that are not about these rows.
     """
     vectors = open_vectors(path, column=column)
-    items = Items(str(path), vectors.n_rows, _names(vectors))
+    items = Items(str(path), vectors.n_rows, names_of(vectors))
     items.vectors = lambda folder, progress: _kept(vectors, folder / "vectors", progress)
     keys = items.names.get("key")
     if clusters is not None:
@@ -122,30 +121,6 @@ def items_of_run(
     if items.map is None or not _missing(found):
         items.vectors = lambda folder, progress: _projections(run, found, folder, progress)
     return items
-
-
-def _names(vectors: Vectors) -> dict[str, Any]:
-    """``key`` and ``label`` of a parquet file or folder, or of the keys that `coke embed` writes beside a .npy file."""
-    listed = (
-        vectors.files[0].with_name(f"{vectors.files[0].stem}.keys.csv") if len(vectors.files) == 1 else None
-    )
-    if listed is not None and vectors.files[0].suffix.lower() == ".npy" and listed.is_file():
-        with open(listed, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            head, *rows = [*csv.reader(stream)] or [[]]
-        if len(rows) != vectors.n_rows or "key" not in head:
-            raise DataError(f"{listed} has {len(rows):,} keys, {vectors.name} has {vectors.n_rows:,} rows")
-        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-        return {name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns}
-    if key_field(vectors) is None:
-        return {}
-    schemas = [pq.read_schema(file) for file in vectors.files]
-    labelled = all(
-        "label" in schema.names and not pa.types.is_nested(schema.field("label").type) for schema in schemas
-    )
-    return {
-        name: pa.chunked_array(list(column_values(vectors, name))).combine_chunks().cast(pa.string())
-        for name in (("key", "label") if labelled else ("key",))
-    }
 
 
 def _class_names(numbers: list[int], classes: Sequence[str] | None = None) -> Any:

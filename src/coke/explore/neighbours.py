@@ -20,6 +20,8 @@ from torch.nn.functional import normalize
 from coke.errors import ConfigError, DataError
 
 Array = np.ndarray[Any, Any]
+ALL_PAIRS = 20_000
+"""Rows up to which comparing every pair is a matter of seconds; above, those of a cluster and of the nearest ones."""
 _PRODUCTS = 1 << 24  # similarities held at a time: 64 MiB
 _CANDIDATES = 1 << 14  # rows that a block of rows is compared with at a time
 
@@ -115,6 +117,22 @@ def _best(vectors: Any, block: Array, candidates: Array, k: int) -> tuple[Array,
         similarity, order = torch.cat([similarity, best.values], dim=1).topk(k, dim=1)
         rows = torch.cat([rows, ids], dim=1).gather(1, order)
     return rows.numpy(), similarity.numpy()
+
+
+def sums_of_directions(vectors: Any, labels: Array, n_clusters: int) -> Array:
+    """The sum of each cluster's rows as unit vectors, float64 [K, D]: its direction is that of their mean.
+
+    labels: [N], of 0 ... K-1; a row of -1 counts nowhere.
+
+    >>> sums_of_directions(np.array([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]]), np.array([0, 1, 1]), 2).tolist()
+    [[1.0, 0.0], [0.0, 2.0]]
+    """
+    sums = torch.zeros(n_clusters, vectors.shape[1], dtype=torch.float64)
+    for first in range(0, len(labels), _CANDIDATES):
+        own = torch.as_tensor(labels[first : first + _CANDIDATES]).long()
+        block = torch.from_numpy(np.array(vectors[first : first + _CANDIDATES], np.float64))
+        sums.index_add_(0, own[own >= 0], normalize(block[own >= 0], dim=1))
+    return sums.numpy()
 
 
 def _directions(vectors: Any, rows: Array) -> Tensor:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coke.explore import Neighbours, find_neighbours, map_of
+from coke.explore.neighbours import ALL_PAIRS
 from coke.images import ImageSet
 from coke.run import atomic
 
 Array = np.ndarray[Any, Any]
-_ALL_PAIRS = 20_000  # rows up to which every pair is compared
 _PAIRS = 2e10  # compared otherwise, at most: some minutes on two cores
 _UMAP_SECONDS = (30.0, 1.2e-3)  # to compile, and of each row (docs/log.md)
 _SHARE = 0.05  # of the training's time that a map may take
@@ -61,7 +61,7 @@ def write_map(
 def _neighbours(vectors: Any, clusters: Array, centers: Any, k: int) -> tuple[Neighbours, str]:
     """The nearest rows of each, and among which they were looked for."""
     n_rows = len(vectors)
-    if n_rows <= _ALL_PAIRS:
+    if n_rows <= ALL_PAIRS:
         return find_neighbours(vectors, k), "of all images"
     largest = int(np.bincount(clusters).max())
     n_near = next((n for n in (3, 1) if float(n_rows) * largest * (n + 1) <= _PAIRS), 0)

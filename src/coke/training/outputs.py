@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from coke import distributed
 from coke.bounded.files import as_bytes, estimator_of
 from coke.evaluation import extract
+from coke.explore.neighbours import sums_of_directions
 from coke.images import ImageSet
 from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
@@ -68,11 +69,13 @@ def write_clustering(
     with TemporaryDirectory(prefix=_FOLDER, dir=run.path) as folder, distributed.alone():
         features = _projections(Path(folder), network, images, config)
         for head, clustering in enumerate(clusterings):
-            labels = trained[:, head].cpu()
-            centers = _means(features, labels, clustering.frozen_centers.cpu())
+            labels, own = trained[:, head].cpu().numpy(), clustering.frozen_centers.cpu()
+            means = torch.from_numpy(sums_of_directions(features, labels, len(own)))
+            there = means.norm(dim=1, keepdim=True) > 0  # training's own where no image has the label
+            centers = nn.functional.normalize(means).to(own.dtype).where(there, own)
             km = estimator_of(centers, clustering.duals.cpu(), torch.ones(len(centers)), metric="cosine")
             place, prices = placed(km, features, min_size_ratio=clustering.min_size_ratio)
-            columns |= columns_of(head, place) | {f"trained_{head}": labels.int().numpy()}
+            columns |= columns_of(head, place) | {f"trained_{head}": labels.astype(np.int32)}
             counts = np.bincount(place["cluster"], minlength=len(centers))
             heads.append((centers, torch.from_numpy(prices), torch.from_numpy(counts)))
         finest = max(range(len(heads)), key=lambda head: len(heads[head][0]))
@@ -81,9 +84,9 @@ def write_clustering(
     with atomic(run.assignments, "wb") as stream:
         pq.write_table(pa.table(columns), stream)
     ratios = [clustering.min_size_ratio for clustering in clusterings]
-    own = {f"trained_centers_{head}": km.frozen_centers.cpu() for head, km in enumerate(clusterings)}
+    begun = {f"trained_centers_{head}": km.frozen_centers.cpu() for head, km in enumerate(clusterings)}
     with atomic(run.clusters, "wb") as stream:
-        stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}, own))
+        stream.write(as_bytes(heads, "cosine", {"n_rows": len(images), "min_size_ratio": ratios}, begun))
 
 
 def _projections(folder: Path, network: Network, images: ImageSet, config: Config) -> np.ndarray[Any, Any]:
@@ -96,16 +99,6 @@ def _projections(folder: Path, network: Network, images: ImageSet, config: Confi
         block[(block == 0).all(dim=1), 0] = 1.0  # what has no direction lies anywhere
         stored.add(block, {}, int(rows[-1]) + 1)
     return stored.rows()
-
-
-def _means(features: np.ndarray[Any, Any], labels: Tensor, instead: Tensor) -> Tensor:
-    """Unit means [K, D] of features [N, D] by their labels [N]; a row of ``instead`` where no image has the label."""
-    sums = torch.zeros(len(instead), instead.shape[1], dtype=torch.float64)
-    for rows in torch.arange(len(labels)).split(_BLOCK):
-        known = rows[labels[rows] >= 0]
-        sums.index_add_(0, labels[known].long(), torch.from_numpy(features[known.numpy()]).double())
-    there = sums.norm(dim=1, keepdim=True) > 0
-    return nn.functional.normalize(sums).to(instead.dtype).where(there, instead)
 
 
 class _Projection(nn.Module):
