@@ -16,6 +16,7 @@ from tiny_runs import write_textures
 PAGE = (Path(__file__).parents[1] / "docs" / "answers.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    uv run coke (.+)$", PAGE, re.M)
 VERBS = ["pretrain", "pretrain", "pretrain", "evaluate", "embed", "cluster", "assign", "predict"]
+VERBS += ["curate", "pretrain", "report", "export"]
 SHORT = ["epochs=3", "linear_probe=false", "tensorboard=false", "workers=0"]
 
 
@@ -53,6 +54,10 @@ def test_the_commands_run_in_order(
     clusters = pq.read_table("clusters.parquet")["cluster"].to_pylist()
     assert max(clusters.count(cluster) for cluster in range(8)) <= 2 * 200 / 8
     assert set(pq.read_table("new.parquet")["cluster_0"].to_pylist()) <= set(range(7))
+    assert (len(pq.read_table("chosen.parquet")), len(pq.read_table("chosen.dropped.parquet"))) == (100, 100)
+    assert "images: 100 readable" in said[VERBS.index("curate") + 1]
+    assert Path("chosen.html").is_file()
+    assert Path("photos-model", "model.safetensors").is_file()
 
 
 def test_what_the_page_says_of_few_images_is_what_auto_says() -> None:
