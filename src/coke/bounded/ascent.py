@@ -37,7 +37,7 @@ def ascend(offers: Offers, sizes: Sizes, prices: Array, width: Array, reach: Arr
         return  # rows count then, and not how many
     lowest, highest, damping = prices - reach, prices + width, 1.0
     alone = sizes.held - np.bincount(offers.cluster[offers.at], offers.weight, n_clusters)
-    second, lead, best = _choose(offers, prices, sizes.held)
+    second, lead, best = choose(offers, prices, sizes.held)
     unit, farthest, dual = offers.weight.mean(), lead.max(), _dual(best, alone, sizes, prices)
     for _ in range(_MOST_STEPS):
         n_beside = min(2 * np.abs(missing).sum() / unit, len(lead) * _LARGEST_SHARE)
@@ -54,7 +54,7 @@ def ascend(offers: Offers, sizes: Sizes, prices: Array, width: Array, reach: Arr
             tried = np.clip(prices + step, lowest, highest)
             tried[np.sign(tried) == -np.sign(np.where(prices != 0, prices, missing))] = 0.0
             moved, left = offers._replace(at=offers.at.copy()), sizes._replace(held=sizes.held.copy())
-            chosen = _choose(moved, tried, left.held)
+            chosen = choose(moved, tried, left.held)
             higher = _dual(chosen[2], alone, sizes, tried)
             if higher - dual > _LEAST_GAIN * (missing * (tried - prices)).sum():
                 break
@@ -82,7 +82,7 @@ def _dual(best: float, alone: Array, sizes: Sizes, prices: Array) -> float:
     return float(best + ((bound - alone) * prices).sum())
 
 
-def _choose(offers: Offers, prices: Array, held: Array) -> tuple[Array, Array, float]:
+def choose(offers: Offers, prices: Array, held: Array) -> tuple[Array, Array, float]:
     """Put each row to its best offer; its second's cluster and how much worse that is, [M]; the sum of the best."""
     second, lead = np.empty(len(offers.at), np.int32), np.empty(len(offers.at))
     return second, lead, _choose_each(offers, prices, held, second, lead)

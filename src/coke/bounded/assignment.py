@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from coke import distributed
+from coke.bounded.again import Anchor, asked, sweep_again
 from coke.bounded.ascent import ascend, off
 from coke.bounded.centers import CenterSums
-from coke.bounded.costs import Costs, Prices
+from coke.bounded.costs import Costs, DistanceCosts, Prices
 from coke.bounded.kernels import Array
 from coke.bounded.search import Sizes, move_rows
 from coke.bounded.sizes import SizeBounds
@@ -119,13 +120,17 @@ def assign_within(
     lower, upper = bounds.lower.numpy(), bounds.upper.numpy()
     if is_free(bounds, total):
         prices = Prices(*np.zeros((3, costs.n_clusters)))
-    first_value = prices.value
+    first_value, swept, anchor = prices.value, None, None
     for n_sweeps in range(1, _MOST_SWEEPS + 1):
-        swept = sweep(costs, prices, labels, sums=sums, block_rows=block_rows)
+        if swept is None:
+            swept = sweep(costs, prices, labels, sums=sums, block_rows=block_rows)
+            anchor = None
         value, sizes, cost = prices.value.copy(), Sizes(swept.held.copy(), lower, upper), swept.cost
         short = np.zeros((2, costs.n_clusters))
         if n_sweeps == 1:
             former_cost, n_off = swept.former_cost, float(np.abs(off(sizes, np.zeros_like(value))).sum())
+        if anchor is None:
+            anchor = Anchor(labels.copy(), swept.own.copy())
         if off(sizes, value).any():  # else prices and sizes are right as they are
             scale = max(costs.magnitude, float(np.ptp(value)))
             margin = max(float(np.median(prices.width)), scale * 2.0**-16) * 2.0 ** (n_sweeps - 1)
@@ -136,9 +141,8 @@ def assign_within(
             if heaviest > 0:
                 # whole rows of different weights need not meet bounds: what misses them by too much has to
                 short, _ = move_rows(swept.offers, sizes, value, *offered, heaviest * (1 + 1e-12), False)
-            _follow(swept, first_at, labels, costs, sums, take)
-            gained = swept.offers.cost[swept.offers.at] - swept.offers.cost[first_at]
-            cost += math.fsum(gained[gained != 0].tolist())
+            cost += swept.offers.gained(first_at)
+        _follow(swept, labels, costs, sums, take)
         moved = value - prices.value
         exact = (
             not short.any() and (moved - prices.width).max() <= (moved + prices.reach)[swept.n_rows > 0].min()
@@ -148,7 +152,14 @@ def assign_within(
         lower_bound = max(lower_bound, found, costs.least)
         if exact:
             break
-        prices = _wider(value, moved, short, prices, prices if usual is None else usual, 2.0**n_sweeps)
+        wide = _wider(value, moved, short, prices, prices if usual is None else usual, 2.0**n_sweeps)
+        here = isinstance(costs, DistanceCosts) and costs.device.type == "cpu"
+        what = asked(value, short, prices, wide, swept.n_rows) if here else None
+        if what is None:
+            prices, swept = wide, None
+        else:
+            prices = what.prices
+            swept = sweep_again(costs, swept, anchor, what, labels, sizes.held, cost, block_rows)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))
@@ -196,18 +207,18 @@ def bound_below(
 
 def _follow(
     swept: Swept,
-    first_at: Array,
     labels: Array,
     costs: Costs,
     sums: CenterSums | None,
     take: Callable[[Array], Tensor] | None,
 ) -> None:
     """Write where the search has put rows to this process's labels and costs, and to the sums."""
-    moved = np.flatnonzero(swept.offers.at != first_at)
-    rows = swept.rows[moved] - costs.first_row
-    own = (rows >= 0) & (rows < costs.n_rows)
-    rows, now = rows[own], swept.offers.cluster[swept.offers.at[moved[own]]]
+    here = slice(*np.searchsorted(swept.rows, [costs.first_row, costs.first_row + costs.n_rows]))
+    rows, at = swept.rows[here] - costs.first_row, swept.offers.at[here]
+    moved = np.flatnonzero(swept.offers.cluster[at] != labels[rows])
+    rows, at = rows[moved], at[moved]
+    now = swept.offers.cluster[at]
     if sums is not None and take is not None and len(rows):
         sums.move(take(rows), rows, labels[rows], now)
     labels[rows] = now
-    swept.own[rows] = swept.offers.cost[swept.offers.at[moved[own]]]
+    swept.own[rows] = swept.offers.cost[at]

@@ -196,6 +196,14 @@ class DistanceCosts(Costs):
             return np.ones(count)
         return self.sample_weight[start : start + count].cpu().numpy()
 
+    def prepared(self, start: int, rows: Tensor) -> Block:
+        """Rows ``start`` ... as the kernels take them."""
+        exact = (rows if rows.dtype in (torch.float32, torch.float64) else as_floats(rows)).contiguous()
+        shift = None if self.shift is None else self.shift.numpy()
+        rough = exact.float().numpy() if shift is None else kernels.shifted(exact.numpy(), shift)
+        weights, sizes = self.weights(start, len(rows)), self.sizes(start, len(rows))
+        return Block(exact.numpy(), rough, self.factors(exact).numpy(), weights, sizes)
+
     def factors(self, rows: Tensor) -> Tensor:
         """See `row_factors`."""
         return row_factors(rows, self.metric)
@@ -236,12 +244,8 @@ class _DistancesHere(Look):
     def offers(self, start: int, rows: Tensor, label: Array) -> Iterator[Found]:
         """See `Look`."""
         costs, done = self.costs, 0
-        exact = rows if rows.dtype in (torch.float32, torch.float64) else as_floats(rows)
-        exact = exact.contiguous()
-        rough = (exact if costs.shift is None else exact - costs.shift).float()
-        factors, weights = costs.factors(exact), costs.weights(start, len(rows))
-        sizes = costs.sizes(start, len(rows))
-        block = Block(exact.numpy(), rough.numpy(), factors.numpy(), weights, sizes)
+        block = costs.prepared(start, rows)
+        rough = torch.from_numpy(block.rough)
         again, stop = self.known is not None, 0
         while done < len(rows):
             if not again and done == stop:

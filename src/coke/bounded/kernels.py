@@ -188,7 +188,7 @@ def _near(bar, price_scale, widest, least, near):
 
 
 @reordered
-def _error(rows, i, factor, own_scale, size, errors):
+def error_of(rows, i, factor, own_scale, size, errors):
     """By how much a reduced cost may be off, see `coke.bounded.costs.DistanceCosts.errors`."""
     total = np.float32(0)
     for d in range(rows.shape[1]):
@@ -197,6 +197,16 @@ def _error(rows, i, factor, own_scale, size, errors):
     return np.float32(
         own_scale * (errors[0] * length + errors[1]) + errors[2] * size + errors[3] * (1 + length)
     )
+
+
+@compiled
+def shifted(rows, shift):
+    """Rows [b, D] less the shift [D], float32."""
+    moved = np.empty(rows.shape, np.float32)
+    for i in range(len(rows)):
+        for d in range(len(shift)):
+            moved[i, d] = rows[i, d] - shift[d]
+    return moved
 
 
 @compiled
@@ -337,7 +347,7 @@ def offers_by_distance(
         if n_listed + n_clusters > len(clusters):
             return n_listed, i, n_looked
         own_scale, factor, size = scale * costs[i], factors[i], sizes[i]
-        price_scale, error = np.float32(size), _error(rough, i, factor, own_scale, size, errors)
+        price_scale, error = np.float32(size), error_of(rough, i, factor, own_scale, size, errors)
         row_scale = np.float32(own_scale)
         product_scale = row_scale * np.float32(factor)
         former = label[i]

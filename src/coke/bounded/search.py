@@ -22,6 +22,7 @@ Legend: K clusters, M rows offered to more than one cluster, P pairs of such a r
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,11 @@ class Offers(NamedTuple):
     cost: Array
     at: Array
     weight: Array
+
+    def gained(self, before: Array) -> float:
+        """By how much rows cost more at their present offers than at those they had ``before`` [M]."""
+        gained = self.cost[self.at] - self.cost[before]
+        return math.fsum(gained[gained != 0].tolist())
 
 
 class Sizes(NamedTuple):
