@@ -68,9 +68,8 @@ def asked(value: Array, short: Array, former: Prices, wide: Prices, n_rows: Arra
         n_rows: rows of each cluster, [K], as offers were listed.
     """
     moved = value - former.value
-    rounding = _ROUNDING * max(
-        np.abs(value).max(), np.abs(former.value).max(), former.width.max(), former.reach.max()
-    )
+    most = max(np.abs(value).max(), np.abs(former.value).max(), former.width.max(), former.reach.max())
+    rounding = np.where(moved != 0, _ROUNDING * most, 0.0)
     width, reach = former.width - moved - rounding, former.reach + moved - rounding
     share = n_rows / n_rows.sum()
     for left in (_LEFT, 0.0):
@@ -86,8 +85,9 @@ def asked(value: Array, short: Array, former: Prices, wide: Prices, n_rows: Arra
         if n_columns[best] + of_rows[best] <= _MOST:
             level = levels[best]
             columns, origins = column < -level, origin < level
-            left_of_width = np.where(columns, wide.width, np.maximum(width + level, 0))
-            left_of_reach = np.where(origins, wide.reach, np.maximum(reach - level, 0))
+            lost = _ROUNDING * most if level != 0 else 0.0
+            left_of_width = np.where(columns, wide.width, np.maximum(width + level - lost, 0))
+            left_of_reach = np.where(origins, wide.reach, np.maximum(reach - level - lost, 0))
             return Asked(columns, origins, Prices(value, left_of_width, left_of_reach))
     return None
 
