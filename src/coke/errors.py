@@ -6,11 +6,26 @@ All are `ValueError`s, so that code which guards a call with ``except ValueError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(sentence: str) -> str:
+    """A sentence in one line that a terminal shows as it is: names of files and classes may hold anything.
+
+    >>> printable("lists\\nno \\x1b[31m.png")
+    'lists no \\\\x1b[31m.png'
+    """
+    return _ODD.sub(lambda odd: odd[0].encode("unicode_escape").decode(), re.sub(r"[\t\n\r]+", " ", sentence))
 
 
 class CokeError(ValueError):
     """Anything coke refuses: the message is meant for the user, without a traceback on the command line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(CokeError):

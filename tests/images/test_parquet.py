@@ -9,7 +9,7 @@ import pytest
 
 from coke.errors import DataError
 from coke.images import open_data, parquet
-from coke.images.memory import require_memory
+from coke.memory import require_memory
 
 from .builders import encode, picture, write_images, write_parquet
 
@@ -168,7 +168,7 @@ def test_shards_must_be_alike(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1 but nothing more"])
 def test_what_is_no_parquet_is_refused(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(DataError, match="not a readable parquet file"):
+    with pytest.raises(DataError, match="cannot be read as parquet: "):
         open_data(tmp_path / "x.parquet")
 
 
