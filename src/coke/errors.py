@@ -9,8 +9,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def printable(sentence: str) -> str:
     """A sentence in one line that a terminal shows as it is: names of files and classes may hold anything.
@@ -18,7 +16,10 @@ def printable(sentence: str) -> str:
     >>> printable("lists\\nno \\x1b[31m.png")
     'lists no \\\\x1b[31m.png'
     """
-    return _ODD.sub(lambda odd: odd[0].encode("unicode_escape").decode(), re.sub(r"[\t\n\r]+", " ", sentence))
+    in_one_line = re.sub(r"[\t\n\r]+", " ", sentence)
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in in_one_line
+    )
 
 
 class CokeError(ValueError):

@@ -125,7 +125,8 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
         if start[6:7] > b"\1" and length > _LONGEST_HEADER:  # numpy makes room for it before it refuses it
             raise ValueError(f"its header is to have {length:,} bytes")
         try:
-            return np.lib.format.open_memmap(path, mode="r")
+            with np.errstate(over="ignore"):  # of sizes that numpy then refuses
+                return np.lib.format.open_memmap(path, mode="r")
         except ValueError as error:
             if "Python objects" in str(error):
                 objects = "must be numbers, its dtype is object: convert it to float32 first"
@@ -143,20 +144,15 @@ class ParquetVectors(FileVectors):
         with reading_as("parquet", path), pq.ParquetFile(path, **_READING) as file:
             metadata, schema = file.metadata, file.schema_arrow
             self._column = _vector_column(schema, column, path, metadata.num_rows)
-            groups, n_values = _counts_of_groups(metadata, self._column, path)
-            counts = list(zip(groups, n_values, strict=True))
-            widest = max((values // max(rows, 1) for rows, values in counts), default=0)
-            require_memory(_VALUE * widest, f"{path}, a row of {widest:,} values", "split it into columns")
+            groups = _rows_of_groups(metadata, path)
+            width = getattr(_lists_of(schema.field(self._column).type), "list_size", 0)
+            require_memory(_VALUE * width, f"{path}, a row of {width:,} values", "split it into columns")
             head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
             n_features = 0
             if head is not None and head.num_rows:
                 if _lists(head).null_count:
                     raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
                 n_features = len(_lists(head).flatten())
-            more = max((values - rows * n_features for rows, values in counts), default=0)
-            require_memory(
-                _VALUE * more, f"{path}, rows longer than the first", "let all have as many values"
-            )
             element = _element(schema.field(self._column).type) or pa.float32()
             kind = pa.array([], element).to_numpy().dtype
         super().__init__(path, (metadata.num_rows, n_features), torch_type(kind, str(path)), device)
@@ -204,23 +200,17 @@ class ParquetVectors(FileVectors):
         return as_tensor(values.to_numpy(zero_copy_only=False).reshape(-1, self.n_features))
 
 
-def _counts_of_groups(metadata: Any, column: str, path: Path) -> tuple[list[int], list[int]]:
-    """How many rows each row group has, and how many values of a column: as the file states it, without reading it.
+def _rows_of_groups(metadata: Any, path: Path) -> list[int]:
+    """How many rows each row group has. Raises `DataError` where the counts contradict each other.
 
-    Raises `DataError` where the counts contradict each other.
+    What the file states of a group's columns is not asked for: where that is damaged, pyarrow 26 ends the process.
     """
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    rows, n_values = [group.num_rows for group in groups], []
+    rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
     if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
         raise DataError(
             f"{path} is damaged: it states {metadata.num_rows:,} rows, its row groups {sum(rows):,}"
         )
-    for group in groups:
-        chunks = map(group.column, range(group.num_columns))
-        n_values.append(
-            max((c.num_values for c in chunks if c.path_in_schema.split(".")[0] == column), default=0)
-        )
-    return rows, n_values
+    return rows
 
 
 def _lists(batch: Any) -> Any:
@@ -228,11 +218,16 @@ def _lists(batch: Any) -> Any:
     return getattr(batch.column(0), "storage", batch.column(0))
 
 
+def _lists_of(type_: Any) -> Any:
+    """What a column's type is stored as."""
+    return getattr(type_, "storage_type", type_)
+
+
 def _element(type_: Any) -> Any:
     """What a column of lists holds; None for other columns."""
     import pyarrow as pa
 
-    lists = getattr(type_, "storage_type", type_)
+    lists = _lists_of(type_)
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return lists.value_type if any(is_kind(lists) for is_kind in kinds) else None
 
