@@ -52,3 +52,12 @@ def test_any_text_is_read_or_refused(name: str) -> None:
             outcome(reader, path)
 
         check()
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "[" * 2000, "!!timestamp 2001-99-99", "!!timestamp x", "!!int x", "&a [*a]"]
+)
+def test_values_of_settings_that_yaml_stumbles_over(value: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(f"epochs={value}")
+    said = outcome(READERS["settings"], tmp_path / "x")
+    assert said is None or said.startswith("epochs: "), said

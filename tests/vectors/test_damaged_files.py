@@ -138,13 +138,20 @@ def test_rows_are_not_read_where_they_would_not_fit(tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-KEYS = ["key\na\nb\nc", "name\na\nb\nc\nd", "", "key,label\na,b\nb\nc,d\nd,e", 'key\n"a' + "b" * 200_000]
+KEYS = [
+    "key\na\n\udcff\nc\nd",
+    "key\na\nb\nc",
+    "name\na\nb\nc\nd",
+    "",
+    "key,label\na,b\nb\nc,d\nd,e",
+    'key\n"a' + "b" * 200_000,
+]
 
 
 @pytest.mark.parametrize("text", KEYS)
 def test_keys_beside_an_array_that_are_none(tmp_path, text):
     np.save(tmp_path / "x.npy", ROWS)
-    (tmp_path / "x.keys.csv").write_text(text)
+    (tmp_path / "x.keys.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"x\.keys\.csv(:| has| cannot|, row 3)"):
         names_of(open_vectors(tmp_path / "x.npy"))
 

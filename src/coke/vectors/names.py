@@ -32,7 +32,10 @@ def names_of(vectors: Vectors) -> dict[str, Any]:
         if ragged := next((number for number, row in enumerate(rows, 2) if len(row) != len(head)), 0):
             raise DataError(f"{listed}, row {ragged}: its fields are not as many as the header's {len(head)}")
         columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-        return {name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns}
+        with reading_as("UTF-8", listed):
+            return {
+                name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns
+            }
     if key_field(vectors) is None:
         return {}
     schemas = [parquet_schema(file) for file in vectors.files]
