@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 settings.register_profile("coke", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile("coke")
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that a test starts

@@ -17,12 +17,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "coke"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-LOW = {"errors", "atomic", "distributed", "interrupt", "progress"}
+LOW = {"errors", "atomic", "distributed", "interrupt", "memory", "progress", "reading"}
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "interrupt": set(),
     "progress": set(),
+    "memory": {"errors"},
+    "reading": {"errors", "memory"},
     "distributed": {"errors"},
     "backbones": {"errors"},
     "vectors": LOW,

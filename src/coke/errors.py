@@ -6,11 +6,27 @@ All are `ValueError`s, so that code which guards a call with ``except ValueError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+
+def printable(sentence: str) -> str:
+    """A sentence in one line that a terminal shows as it is: names of files and classes may hold anything.
+
+    >>> printable("lists\\nno \\x1b[31m.png")
+    'lists no \\\\x1b[31m.png'
+    """
+    in_one_line = re.sub(r"[\t\n\r]+", " ", sentence)
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in in_one_line
+    )
 
 
 class CokeError(ValueError):
     """Anything coke refuses: the message is meant for the user, without a traceback on the command line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(CokeError):

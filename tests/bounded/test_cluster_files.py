@@ -112,6 +112,30 @@ def test_unreadable_files_are_refused(content: bytes, tmp_path: Path) -> None:
         coke.load_clustering(tmp_path / "nothing.safetensors")
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        '{"format_version": 2, "metric": "cosine", "inertia": 1%s}' % ("0" * 400),
+        "[" * 100_000,
+        "9" * 5000,
+        '{"a": 1',
+    ],
+)
+def test_facts_that_no_number_or_stack_can_hold(facts: str, tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    head = {
+        "centers_0": torch.ones(2, 2),
+        "duals_0": torch.zeros(2).double(),
+        "counts_0": torch.ones(2).long(),
+    }
+    (tmp_path / "x").write_bytes(save(head, {"coke clustering": facts}))
+    with pytest.raises(DataError, match=r"x (is damaged|cannot be read as safetensors): ") as caught:
+        coke.load_clustering(tmp_path / "x")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 800
+
+
 def test_metadata_that_is_no_json(tmp_path: Path) -> None:
     save_file({"centers_0": torch.ones(3, 2)}, tmp_path / "a.safetensors", {"coke clustering": "{"})
     with pytest.raises(DataError, match="cannot be read"):

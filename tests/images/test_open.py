@@ -8,7 +8,7 @@ import pytest
 
 from coke.errors import DataError
 from coke.images import find_rows, open_data
-from coke.images.memory import available_memory
+from coke.memory import available_memory
 
 from .builders import write_images, write_parquet
 

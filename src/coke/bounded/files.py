@@ -10,6 +10,7 @@ gap and seed. The same clusters give the same bytes. Format 1 had one head, with
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from coke import __version__
 from coke.errors import DataError
+from coke.reading import reading_as
 
 if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
@@ -101,16 +103,11 @@ def estimator_of(
 
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor, Tensor]]]:
     """The facts of a file, and of each head its centers [K, D], duals [K] and counts [K]."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get(KIND, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as safetensors: {' '.join(str(error).split())}") from error
+    with reading_as("safetensors", path), safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {}).get(KIND, "null"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no mapping
     if not isinstance(facts, dict):
         raise DataError(f"{path} holds no clustering: name a file of `coke cluster` or `coke pretrain`")
     version, metric = facts.get("format_version"), facts.get("metric")
@@ -125,19 +122,22 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor, Tensor
         names = [name if version == 1 else f"{name}_{head}" for name in ("centers", "duals", "counts")]
         centers, duals, counts = found = [tensors.get(name, torch.empty(0)) for name in names]
         sound = (
-            isinstance(inertia, int | float),
-            centers.dtype in (torch.float32, torch.float64) and centers.ndim == 2 and 0 not in centers.shape,
-            (duals.dtype, counts.dtype) == (torch.float64, torch.int64),
-            duals.shape == counts.shape == centers.shape[:1],
-            all(bool(values.isfinite().all()) for values in found) and not bool((counts < 0).any()),
+            (isinstance(inertia, float) or (isinstance(inertia, int) and abs(inertia) <= sys.float_info.max))
+            and centers.dtype in (torch.float32, torch.float64)
+            and (duals.dtype, counts.dtype) == (torch.float64, torch.int64)
+            and centers.ndim == 2
+            and 0 not in centers.shape
+            and duals.shape == counts.shape == centers.shape[:1]
+            and all(bool(values.isfinite().all()) for values in found)
+            and not bool((counts < 0).any())
         )
-        if not all(sound):
+        if not sound:
             came = ", ".join(
                 f"{name} {v.dtype} {list(v.shape)}" for name, v in zip(names, found, strict=True)
             )
             wanted = "[K, D] float, [K] float64, [K] int64, all finite and no count negative"
             raise DataError(
-                f"{path} is damaged: it has {came}, inertia {inertia}, not {wanted}: write it anew"
+                f"{path} is damaged: it has {came}, inertia {inertia!s:.20}, not {wanted}: write it anew"
             )
         heads.append((centers, duals, counts))
     return facts, heads

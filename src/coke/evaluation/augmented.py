@@ -23,7 +23,7 @@ from coke.evaluation.checks import checked_problem
 from coke.evaluation.features import Device, evaluating, extract, normalised, pooled
 from coke.images.augment import resample
 from coke.images.image_set import ImageSet
-from coke.images.memory import usable_cpus
+from coke.memory import usable_cpus
 
 AREA = (0.08, 1.0)  # of the image, uniform
 ASPECT = (3 / 4, 4 / 3)  # width over height, log-uniform

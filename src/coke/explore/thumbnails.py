@@ -12,7 +12,7 @@ from torch import Tensor
 from coke.errors import DataError
 from coke.images import Rows
 from coke.images.decode import decode
-from coke.images.memory import usable_cpus
+from coke.memory import usable_cpus
 
 SHORTER, LONGER = 96, 384
 """Pixels that the sides of a small picture have at most."""

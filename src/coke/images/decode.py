@@ -13,6 +13,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from coke.errors import DataError
+from coke.memory import memory_share, require_memory
 
 Content = bytes | Image.Image | Tensor
 """What a source gives for one image: encoded bytes, a PIL image, or uint8 [3, h, w] RGB already."""
@@ -22,14 +23,21 @@ MAX_IMAGE_PIXELS = 200_000_000
 _PILLOWS_LIMIT = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (1, -1, 0),
+    3: (-1, -1, 0),
+    4: (-1, 1, 0),
+    5: (1, 1, 1),
+    6: (-1, 1, 1),
+    7: (-1, -1, 1),
+    8: (1, -1, 1),
 }
+"""What makes an image of an EXIF orientation upright: steps along rows and columns, and whether they change places."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
+"""What is decoded, by Pillow's names. It knows others, of which one starts a program (EPS)."""
+_BYTES_A_PIXEL = {"WEBP": 18, "JPEG2000": 20, "": 12}
+"""What decoding takes at most, as measured; "": all other formats. WebP's decoder keeps four copies of four bytes."""
+_LARGE = 1 << 22  # pixels, from which on images share a budget
+_STRIP = 1 << 18  # pixels of them that are converted at a time, since this takes several times their memory
 _NEEDS = {  # what reads a file, by the brand that it states: Pillow cannot everywhere
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -49,13 +57,13 @@ def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS, *, at_least: in
     CMYK converted, 16-bit grey scaled from 0..65535 to 0..255. Of several frames the first is read. HEIC is read
     where pillow-heif is installed, AVIF where Pillow was built with it.
 
-    max_pixels: of what is decoded.
+    max_pixels: of what is decoded. Images wait for each other where they are large beside the memory that is free.
     at_least: shorter side, px, that is enough: a JPEG is then decoded at a half, quarter or eighth of its size where
     this leaves so much, which takes a third of the time.
 
     Raises `DataError` with the reason where the content is no image, is truncated, needs what is not installed,
-    states no range of values (32-bit float or integer pixels), or has more than ``max_pixels``: these are not
-    decoded, since a small file may ask for any amount of memory. Of its own limit Pillow says nothing here.
+    states no range of values (32-bit float or integer pixels), or has more than ``max_pixels`` or than fit into
+    memory: these are not decoded, since a small file may ask for any amount. Of its own limit Pillow says nothing here.
 
     >>> decode(Image.new("LA", (2, 1), (0, 0))).tolist()  # transparent black over white
     [[[255, 255]], [[255, 255]], [[255, 255]]]
@@ -68,15 +76,24 @@ def decode(content: Content, max_pixels: int = MAX_IMAGE_PIXELS, *, at_least: in
     try:
         if isinstance(content, Image.Image):
             _refuse_large(content, max_pixels)
-            return _to_tensor(content)
+            with _room_for(content):
+                return _to_tensor(content)
         with _opened(content) as image:
-            _refuse_large(image, max_pixels)
             if at_least is not None:
+                if image.info.get("progressive"):  # its decoder holds all of it whatever is asked for
+                    _refuse_large(image, max_pixels)
                 image.draft(None, (at_least, at_least))
-            elif image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1:
-                return _jpeg(content, image)
-            return _to_tensor(image)
-    except (DataError, MemoryError):
+            _refuse_large(image, max_pixels)
+            with _room_for(image):
+                if (
+                    at_least is None
+                    and image.format == "JPEG"
+                    and image.mode == "RGB"
+                    and _orientation(image) == 1
+                ):
+                    return _jpeg(content, image)
+                return _to_tensor(image)
+    except DataError:
         raise
     except Image.UnidentifiedImageError as error:
         size = f"{len(content)} bytes" if isinstance(content, bytes) else "a PIL image"
@@ -102,7 +119,8 @@ def _opened(content: bytes) -> Image.Image:
 
 def _open(content: bytes) -> Image.Image:
     with _without_pillows_limit():
-        return Image.open(io.BytesIO(content))
+        Image.init()
+        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 @contextmanager
@@ -127,6 +145,43 @@ def _refuse_large(image: Image.Image, max_pixels: int) -> None:
             f"{image.width:,} x {image.height:,} px are {n_pixels:,} pixels, more than max_image_pixels="
             f"{max_pixels}: shrink the image, or allow as many as it has"
         )
+
+
+class _Budget:
+    """Bytes that the large images decoded at a time in this process may take; one that needs more goes alone."""
+
+    def __init__(self) -> None:
+        self._changed, self._total, self._spent = threading.Condition(), 0, 0
+
+    @contextmanager
+    def spend(self, n_bytes: int) -> Iterator[None]:
+        """Wait until so much is left."""
+        with self._changed:
+            self._total = self._total or memory_share()
+            self._changed.wait_for(lambda: not self._spent or self._spent + n_bytes <= self._total)
+            self._spent += n_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._spent -= n_bytes
+                self._changed.notify_all()
+
+
+_BUDGET = _Budget()
+
+
+@contextmanager
+def _room_for(image: Image.Image) -> Iterator[None]:
+    """The memory that a large image takes. Raises `DataError` where there is not so much."""
+    n_pixels = image.width * image.height
+    if n_pixels < _LARGE:
+        yield
+        return
+    n_bytes = n_pixels * _BYTES_A_PIXEL.get(image.format or "", _BYTES_A_PIXEL[""])
+    with _BUDGET.spend(n_bytes):
+        require_memory(n_bytes, f"{image.width:,} x {image.height:,} px", "shrink the image")
+        yield
 
 
 def _load(image: Image.Image) -> None:
@@ -170,16 +225,28 @@ def _to_tensor(image: Image.Image) -> Tensor:
     _load(
         image
     )  # first: asked for a PNG's EXIF, Pillow loads it too, and raises only once where it is damaged
-    orientation = _orientation(image)  # and a TIFF is upright, with none stated any more, once it is loaded
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        image = _eight_bit(image)
-    elif image.mode == "F":
+    rows, columns, swapped = _UPRIGHT.get(_orientation(image), (1, 1, 0))
+    if image.mode == "F":
         raise DataError("32-bit float pixels: what is white is not stated; convert to 8 or 16 bit first")
-    elif image.mode != "RGB" or "transparency" in image.info:
-        image = _over_white(image) if image.has_transparency_data else image.convert("RGB")
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if image.width * image.height <= _LARGE:
+        pixels = np.array(_rgb(image, image.format))
+    else:
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        step = max(1, _STRIP // image.width)
+        for top in range(0, image.height, step):
+            strip = image.crop((0, top, image.width, min(top + step, image.height)))
+            pixels[top : top + step] = _rgb(strip, image.format)
+    upright = pixels[::rows, ::columns]
+    upright = upright.transpose(1, 0, 2) if swapped else upright
+    return torch.from_numpy(np.ascontiguousarray(upright)).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image, form: str | None) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT or image.mode == "I":
+        return _eight_bit(image, form)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    return _over_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -199,9 +266,9 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, form: str | None) -> Image.Image:
     """16-bit grey as 8-bit RGB: 0..65535 scaled to 0..255 and rounded."""
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # these two store 16 bits in Pillow's mode I
+    if image.mode == "I" and form not in ("PNG", "PPM"):  # these two store 16 bits in Pillow's mode I
         raise DataError("32-bit integer pixels: what is white is not stated; convert to 8 or 16 bit first")
     values = np.asarray(image).astype(np.uint32)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)

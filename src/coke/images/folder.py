@@ -11,6 +11,7 @@ from pathlib import Path
 from coke.errors import DataError
 from coke.images.labels import number_labels
 from coke.images.table import Files, Rows, Table, split_of
+from coke.reading import files_below
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"),
@@ -60,7 +61,7 @@ def find_folder(root: Path) -> Table:
 def _images_beside(root: Path, train: Path) -> bool:
     """Whether other folders hold images too: then a lone ``train`` may be a class of vehicles."""
     others = [entry for entry in root.iterdir() if entry.is_dir() and entry != train and entry.name[0] != "."]
-    return any(file.lower().endswith(SUFFIXES) for folder in others for file in list_files(folder))
+    return any(file.lower().endswith(SUFFIXES) for folder in others for file in files_below(folder))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -78,7 +79,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _read(root: Path, folder: Path, name: str) -> Rows:
     """The images of one split, keyed by their path below the root, with remarks on labels and other files."""
-    files = list_files(folder)
+    files = files_below(folder)
     images = [file for file in files if file.lower().endswith(SUFFIXES)]
     counts = Counter(
         Path(file).suffix.lower() or "no suffix" for file in files if not file.lower().endswith(SUFFIXES)
@@ -101,26 +102,6 @@ def _read(root: Path, folder: Path, name: str) -> Rows:
     keys = [(folder.relative_to(root) / image).as_posix() for image in images]
     _refuse_undecodable(root, keys)
     return Rows(name, keys, Files(root, keys), labels, classes, tuple(remarks))
-
-
-def list_files(folder: Path) -> list[str]:
-    """All files below a folder, sorted posix paths; hidden ones skipped, links followed, their loops cut."""
-    found: list[str] = []
-
-    def walk(place: Path, prefix: str, above: tuple[str, ...]) -> None:
-        real = os.path.realpath(place)
-        if real in above:
-            return
-        for entry in os.scandir(place):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real))
-            else:
-                found.append(prefix + entry.name)
-
-    walk(folder, "", ())
-    return sorted(found)
 
 
 def _refuse_undecodable(root: Path, keys: list[str]) -> None:

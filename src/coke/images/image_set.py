@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from coke.images.decode import MAX_IMAGE_PIXELS, decode
-from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Source
 from coke.images.unreadable import Unreadable
+from coke.memory import usable_cpus
 
 SMALL = 64
 """Up to this size in pixels a centre crop keeps the whole shorter side; above, the usual 224 of 256."""

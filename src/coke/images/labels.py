@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -55,11 +56,12 @@ def number_text(values: Sequence[str], where: str) -> tuple[Tensor | None, list[
         return number_labels([int(text) if text else None for text in texts], where)
     if all(_is_number(text) for text in present):
         fraction = next(text for text in present if not _is_whole(text))
-        raise DataError(f"{where}: labels must be whole numbers or names, got {fraction!r}")
+        raise DataError(f"{where}: labels must be whole numbers or names, got {fraction[:40]!r}")
     mixed = next((text for text in present if _is_number(text)), None)
     if mixed is not None:
         name = next(text for text in present if not _is_number(text))
-        raise DataError(f"{where}: labels must be of one kind, got numbers and names ({mixed!r}, {name!r})")
+        both = f"{mixed[:40]!r}, {name[:40]!r}"
+        raise DataError(f"{where}: labels must be of one kind, got numbers and names ({both})")
     return number_labels([text or None for text in texts], where)
 
 
@@ -98,7 +100,7 @@ def _one(value: object, where: str) -> int | str | None:
 
 
 def _is_whole(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
+    return re.fullmatch(r"[+-]?\d{1,4000}", text) is not None  # more digits Python does not convert
 
 
 def _is_number(text: str) -> bool:

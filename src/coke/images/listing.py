@@ -10,6 +10,7 @@ from pathlib import Path
 from coke.errors import DataError, did_you_mean
 from coke.images.labels import number_text
 from coke.images.table import DEFAULT_IMAGE, Files, Rows, Table, look_for_labels, split_of
+from coke.reading import read_text
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 SPLIT_COLUMN = "split"
@@ -22,7 +23,7 @@ def find_list(path: Path) -> Table:
 
     Raises `DataError` for a file without paths, one that is not UTF-8 text, or a path listed twice.
     """
-    lines = [line.strip() for line in _text(path).split("\n")]
+    lines = [line.strip() for line in read_text(path).split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered:
         raise DataError(f"{path}: lists no images; write one path a line")
@@ -74,7 +75,7 @@ def find_table(path: Path, *, image_column: str = "image", label_column: str = "
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows, each row with the number of the line it ends on."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_text(path)), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter)
     try:
         numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
@@ -122,13 +123,6 @@ def _refuse_repeated(path: Path, numbered: list[tuple[int, str]]) -> None:
         first = seen.setdefault(_posix(text), number)
         if first != number:
             raise DataError(f"{path}: {text!r} is listed twice, on lines {first} and {number}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _posix(text: str) -> str:

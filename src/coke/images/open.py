@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coke.errors import DataError, did_you_mean
 from coke.images.decode import MAX_IMAGE_PIXELS
-from coke.images.folder import SUFFIXES, find_folder, list_files
+from coke.images.folder import SUFFIXES, find_folder
 from coke.images.image_set import ImageSet
 from coke.images.listing import LISTS, TABLES, find_list, find_table
 from coke.images.parquet import find_parquet
@@ -20,6 +20,7 @@ from coke.images.table import DEFAULT_IMAGE, DEFAULT_LABEL, Rows, Table
 from coke.images.textures import NAME, find_textures
 from coke.images.torchvision_sets import find_torchvision
 from coke.images.unreadable import Unreadable, refuse_too_many, to_install
+from coke.reading import files_below
 
 _NAME_AND_ROOT = re.compile(
     r"^(?P<name>[A-Za-z_][A-Za-z0-9_]+):(?P<root>.+)$"
@@ -101,7 +102,7 @@ def find_rows(
 
 def _find(data: str | os.PathLike[str], label_column: str, image_column: str) -> Table:
     path = Path(data)
-    if not path.exists():
+    if not os.path.exists(path):
         return _find_name(str(data))
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -150,10 +151,10 @@ def _find_name(data: str) -> Table:
 
 
 def _deepest(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())
+    return next(parent for parent in path.absolute().parents if os.path.exists(parent))
 
 
 def _kinds(folder: Path) -> tuple[bool, bool]:
     """Whether there are parquet files and images below a folder."""
-    names = [name.lower() for name in list_files(folder)]
+    names = [name.lower() for name in files_below(folder)]
     return any(name.endswith(".parquet") for name in names), any(name.endswith(SUFFIXES) for name in names)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from coke.errors import DataError, did_you_mean
 from coke.images.labels import UNLABELLED, number_labels
-from coke.images.memory import require_memory
 from coke.images.table import DEFAULT_IMAGE, Rows, Table, look_for_labels, row_keys, split_of
+from coke.memory import GIGABYTE, available_memory, require_memory
+from coke.reading import files_below, read_file, reading_as
 
+_BATCH_ROWS = 64  # read at a time
 _SHARD = re.compile(r"^(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})$")
 
 
@@ -40,10 +43,13 @@ class Encoded:
         content = self.content[row].as_py()
         if content is not None:
             return bytes(content)
-        path = self.paths[row].as_py() if self.paths is not None else None
+        try:
+            path = self.paths[row].as_py() if self.paths is not None else None
+        except UnicodeDecodeError as error:
+            raise DataError(f"its path is not UTF-8 ({error.reason})") from error
         if not path:
             raise DataError("neither bytes nor a path")
-        return (self.root / path).read_bytes()
+        return read_file(self.root / path)
 
 
 def find_parquet(path: Path, *, image_column: str = "image", label_column: str = "label") -> Table:
@@ -58,12 +64,12 @@ def find_parquet(path: Path, *, image_column: str = "image", label_column: str =
     def reader(files: list[Path]) -> Callable[[str], Rows]:
         return lambda name: _read(name, files, image_column, label_column)
 
-    if path.is_file():
+    if not path.is_dir():
         shard = _SHARD.match(path.stem)
         name = f"{path.resolve().parent.name}, {shard['split']}" if shard else path.stem
         return Table(name, {"": reader([path])})
     splits: dict[str | None, list[Path]] = {}
-    for file in sorted(path.rglob("*.parquet")):
+    for file in sorted(path / name for name in files_below(path) if name.lower().endswith(".parquet")):
         splits.setdefault(_split(file, path), []).append(file)
     unnamed = splits.pop(None, [])
     named = {split: files for split, files in splits.items() if split} or {"train": unnamed}
@@ -101,8 +107,13 @@ def _read(name: str, files: list[Path], image_column: str, label_column: str) ->
     if labelled:
         _check_label_type(files[0], schemas[0].field(label_column))
     instead = "use fewer shards, or keep the images as files in a folder"
-    require_memory(encoded_bytes(files, image), f"{name}, encoded images", instead)
-    table = pa.concat_tables([_table(file, columns) for file in files])
+    if [field.name for field in schemas[0] if _is_image(field.type)] == [
+        image
+    ]:  # else others may be the larger
+        require_memory(stated_bytes(files), f"{name}, encoded images", instead)
+    table = _table(name, files, columns, instead)
+    if not table.num_rows:
+        raise DataError(f"{files[0]} holds no images: it has no rows")
     content, paths = _content(table.column(image))
     labels, classes = None, None
     if labelled:
@@ -126,18 +137,33 @@ def _check_shards(name: str, files: list[Path]) -> None:
 
 
 def _schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not a readable parquet file ({error})") from error
+    with reading_as("parquet", file):
+        schema = pq.read_schema(file)
+    twice = next((name for name, count in Counter(schema.names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{file} has several columns {twice!r}: rename them")
+    return schema
 
 
-def _table(file: Path, columns: list[str]) -> pa.Table:
-    try:  # ParquetFile, because read_table takes "split=train" in a folder's name for a column
-        with pq.ParquetFile(file) as opened:
-            return opened.read(columns=columns).select(columns).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: damaged parquet file ({error})") from error
+def _batches(files: list[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """All rows, few at a time: a page of a few bytes may stand for any number of rows of any size."""
+    for file in files:  # no read_table, which takes "split=train" in a folder's name for a column
+        with reading_as("parquet", file), pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+                batch.validate(full=True)  # else names that are not UTF-8 come to light much later
+                yield batch.select(columns).replace_schema_metadata(None)
+
+
+def _table(name: str, files: list[Path], columns: list[str], instead: str) -> pa.Table:
+    """All rows in memory, as far as they fit."""
+    free, needed, batches = available_memory(), 0, []
+    for batch in _batches(files, columns):
+        needed += batch.nbytes
+        if free is not None and needed > free:
+            raise DataError(f"{name}: its images take more than the {free / GIGABYTE:.1f} GB free: {instead}")
+        batches.append(batch)
+    schema = batches[0].schema if batches else _schema(files[0]).empty_table().select(columns).schema
+    return pa.Table.from_batches(batches, schema.remove_metadata())
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -176,22 +202,26 @@ def _check_label_type(file: Path, field: pa.Field) -> None:
         )
 
 
-def encoded_bytes(files: list[Path], column: str) -> int:
-    """How much memory the values of a column take, from the files' metadata alone."""
+def stated_bytes(files: list[Path]) -> int:
+    """How much memory all columns take, from the files' metadata alone.
+
+    What these state of a single column is not asked for: where that is damaged, pyarrow 26 ends the process.
+    """
     needed = 0
     for file in files:
-        metadata = pq.read_metadata(file)
-        for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            for chunk in map(group.column, range(group.num_columns)):
-                if chunk.path_in_schema.split(".")[0] == column:
-                    needed += chunk.total_uncompressed_size
+        with reading_as("parquet", file):
+            metadata = pq.read_metadata(file)
+            needed += sum(
+                metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)
+            )
     return needed
 
 
 def _content(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
     if not pa.types.is_struct(column.type):
         return column, None
-    with_paths = column.type.get_field_index("path") >= 0
+    place = column.type.get_field_index("path")
+    with_paths = place >= 0 and pa.types.is_string(column.type.field(place).type)
     return pc.struct_field(column, "bytes"), pc.struct_field(column, "path") if with_paths else None
 
 
@@ -202,12 +232,12 @@ def _labels(
     names = _class_names(schema, name)
     if names is None or not pa.types.is_integer(column.type):
         return number_labels(column.to_pylist(), f"{where}, column {name!r}")
-    numbers = torch.from_numpy(column.cast(pa.int64()).fill_null(UNLABELLED).to_numpy().copy())
-    if len(numbers) and int(numbers.max()) >= len(names):
+    largest = pc.max(column).as_py()
+    if largest is not None and largest >= len(names):
         raise DataError(
-            f"{where}, column {name!r}: label {int(numbers.max())} is outside the {len(names)} classes "
-            "that the schema names"
+            f"{where}, column {name!r}: label {largest} is outside the {len(names)} classes that the schema names"
         )
+    numbers = torch.from_numpy(column.cast(pa.int64()).fill_null(UNLABELLED).to_numpy().copy())
     return (numbers.clamp(min=UNLABELLED), names) if bool((numbers >= 0).any()) else (None, None)
 
 
@@ -218,7 +248,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
     try:
         feature = json.loads(stated)["info"]["features"][column]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # other tools use the key as well: labels are then named by their numbers
     names = feature.get("names") if isinstance(feature, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else None

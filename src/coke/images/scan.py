@@ -14,9 +14,9 @@ from torch import Tensor
 from coke.errors import DataError
 from coke.images.decode import MAX_IMAGE_PIXELS, Content, decode
 from coke.images.image_set import ImageSet
-from coke.images.memory import usable_cpus
 from coke.images.table import Pixels, Rows
 from coke.images.unreadable import Unreadable
+from coke.memory import usable_cpus
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""

@@ -24,10 +24,10 @@ from coke import distributed
 from coke.atomic import atomic
 from coke.images.decode import Content, decode
 from coke.images.image_set import ImageSet, shorter_side
-from coke.images.memory import GIGABYTE, usable_cpus
 from coke.images.splits import Splits
 from coke.images.table import Source
 from coke.images.views import View
+from coke.memory import GIGABYTE, usable_cpus
 
 LARGE = 2
 """Images whose shorter side is at least so many times a copy's are seen through one: it has a quarter of the pixels."""

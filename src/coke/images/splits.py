@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coke.errors import printable
 from coke.images.image_set import ImageSet
 
 HOLD_OUT = 0.1
@@ -125,4 +126,4 @@ def _only(images: ImageSet, indices: Tensor) -> ImageSet:
 
 
 def _note(words: str, remarks: tuple[str, ...]) -> str:
-    return "; ".join((words, *remarks))
+    return printable("; ".join((words, *remarks)))

@@ -17,6 +17,7 @@ from torch import Tensor
 from coke.errors import DataError, did_you_mean
 from coke.images.decode import Content
 from coke.images.labels import align
+from coke.reading import read_file
 
 DEFAULT_IMAGE = "image"
 DEFAULT_LABEL = "label"
@@ -49,7 +50,7 @@ class Files:
 
     def load(self, row: int) -> bytes:
         """The bytes of a file."""
-        return (self.root / self.paths[row]).read_bytes()
+        return read_file(self.root / self.paths[row])
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
 from coke.model.files import Preprocessing, load_weights, published, stated_in, stated_preprocessing
+from coke.reading import read_file
 
 if TYPE_CHECKING:
     from coke.bounded.estimator import ConstrainedKMeans
@@ -257,7 +258,7 @@ def _is_one_image(path: Path) -> bool:
 def _one(image: Any) -> Tensor:
     if isinstance(image, str | os.PathLike):
         try:
-            return decode(Path(image).read_bytes())
+            return decode(read_file(image))
         except (OSError, DataError) as error:
             raise DataError(f"{image} cannot be read: {error}") from error
     if isinstance(image, Image.Image):

@@ -39,8 +39,9 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
             raise ConfigError(f"expected key=value, got {assignment!r}")
         try:
             overrides[key.strip()] = _number(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{key}: {text!r} is not a value in YAML ({error})") from error
+        except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            # beside its own: no such date or tag, digits by the thousand, brackets without an end
+            raise ConfigError(f"{key}: {text[:80]!r} is not a value in YAML ({error})") from error
     return overrides
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor
 
 from coke.errors import DataError, did_you_mean
+from coke.memory import require_memory
+from coke.reading import files_below, reading_as
 from coke.vectors.arrays import ArrayVectors, as_tensor, torch_type
 from coke.vectors.source import Vectors, by_piece, check_shape
 
 SUFFIXES = (".npy", ".parquet")
 _BATCH_VALUES = 2**26  # of parquet at a time at most: below what an int32 offset of a list reaches
+_LONGEST_HEADER = 2**16  # bytes of a .npy; numpy itself takes 10,000
 _COLUMN_ROWS = 2**18  # of another column at a time
+_VALUE = 16  # bytes that a value and its place in a list take at most while they are read
 _READING = {"buffer_size": 2**20, "pre_buffer": False}
 """Pages are read as they are needed: by default a whole row group is, and some writers put a file into one."""
 
@@ -28,9 +33,9 @@ def open_path(path: Path, column: str | None, device: Any) -> Vectors:
     Raises:
         DataError: nothing there, nothing readable, or not rows of equally many numbers.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return open_folder(path, column, device)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: there is no such file or folder")
     if path.suffix.lower() not in SUFFIXES:
         remedy = "save its array with numpy.save" if path.suffix == ".npz" else "convert it to one of these"
@@ -54,7 +59,8 @@ def open_folder(folder: Path, column: str | None, device: Any) -> Vectors:
     Suffixes may be in capitals. Files without rows are allowed there, and files with another suffix are none of
     ours; nor are names that begin with . or _, as pyarrow has it: other programs keep their notes in those.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = files_below(folder, hidden=True)
+    found = sorted(path for path in map(folder.joinpath, names) if path.suffix.lower() in SUFFIXES)
     shown = [path for path in found if not any(name[0] in "._" for name in path.relative_to(folder).parts)]
     below = next((path for path in shown if path.parent != folder), None)
     if below is not None:
@@ -82,7 +88,7 @@ class FileVectors(Vectors):
         self._path, self._state, self.files = path, _state_of(path), [path]
 
     def _check_unchanged(self) -> None:
-        if not self._path.exists() or _state_of(self._path) != self._state:
+        if not os.path.exists(self._path) or _state_of(self._path) != self._state:
             raise DataError(
                 f"{self._path} has changed since it was opened: leave files alone while they are read"
             )
@@ -112,13 +118,20 @@ class NpyVectors(FileVectors):
 
 
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        if "Python objects" in str(error):
-            objects = "must be numbers, its dtype is object: convert it to float32 first"
-            raise DataError(f"{path} {objects}") from error
-        raise DataError(f"{path} cannot be read as .npy: {error}") from error
+    with reading_as(".npy", path):
+        with open(path, "rb") as stream:
+            start = stream.read(12)
+        length = int.from_bytes(start[8:12], "little")
+        if start[6:7] > b"\1" and length > _LONGEST_HEADER:  # numpy makes room for it before it refuses it
+            raise ValueError(f"its header is to have {length:,} bytes")
+        try:
+            with np.errstate(over="ignore"):  # of sizes that numpy then refuses
+                return np.lib.format.open_memmap(path, mode="r")
+        except ValueError as error:
+            if "Python objects" in str(error):
+                objects = "must be numbers, its dtype is object: convert it to float32 first"
+                raise DataError(f"{path} {objects}") from error
+            raise
 
 
 class ParquetVectors(FileVectors):
@@ -128,26 +141,24 @@ class ParquetVectors(FileVectors):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            with pq.ParquetFile(path, **_READING) as file:
-                metadata, schema = file.metadata, file.schema_arrow
-                self._column = _vector_column(schema, column, path, metadata.num_rows)
-                head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet: {error}") from error
-        n_features = 0
-        if head is not None and head.num_rows:
-            if _lists(head).null_count:
-                raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
-            n_features = len(_lists(head).flatten())
-        element = _element(schema.field(self._column).type) or pa.float32()
-        dtype = torch_type(pa.array([], element).to_numpy().dtype, str(path))
-        super().__init__(path, (metadata.num_rows, n_features), dtype, device)
-        groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        with reading_as("parquet", path), pq.ParquetFile(path, **_READING) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+            self._column = _vector_column(schema, column, path, metadata.num_rows)
+            groups = _rows_of_groups(metadata, path)
+            width = getattr(_lists_of(schema.field(self._column).type), "list_size", 0)
+            require_memory(_VALUE * width, f"{path}, a row of {width:,} values", "split it into columns")
+            head = next(file.iter_batches(batch_size=1, columns=[self._column], use_threads=False), None)
+            n_features = 0
+            if head is not None and head.num_rows:
+                if _lists(head).null_count:
+                    raise DataError(f"{path}: row 0 of column {self._column!r} is null: leave such rows out")
+                n_features = len(_lists(head).flatten())
+            element = _element(schema.field(self._column).type) or pa.float32()
+            kind = pa.array([], element).to_numpy().dtype
+        super().__init__(path, (metadata.num_rows, n_features), torch_type(kind, str(path)), device)
         self._metadata, self._ends = metadata, torch.tensor(groups, dtype=torch.int64).cumsum(0)
 
     def _read(self, start: int, stop: int, wanted_rows: int) -> Iterator[Tensor]:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._check_unchanged()
@@ -159,16 +170,17 @@ class ParquetVectors(FileVectors):
             "columns": [self._column],
             "use_threads": False,  # they share out columns, and there is one
         }
-        try:
-            with pq.ParquetFile(self._path, metadata=self._metadata, **_READING) as file:
-                for batch in file.iter_batches(**options):
-                    first, row = row, row + batch.num_rows
-                    if row > start:
-                        yield self._rows(_lists(batch), first)[max(start - first, 0) : stop - first]
-                    if row >= stop:
-                        break
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self._path} cannot be read as parquet near row {row:,}: {error}") from error
+        with (
+            reading_as(lambda: f"parquet near row {row:,}", self._path),
+            pq.ParquetFile(self._path, metadata=self._metadata, **_READING) as file,
+        ):
+            for batch in file.iter_batches(**options):
+                first, row = row, row + batch.num_rows
+                if row > start:
+                    yield self._rows(_lists(batch), first)[max(start - first, 0) : stop - first]
+                if row >= stop:
+                    return
+        raise DataError(f"{self._path} states {int(self._ends[-1]):,} rows and holds {row:,}: write it anew")
 
     def _rows(self, lists: Any, first: int) -> Tensor:
         """A batch of the column as [b, D]; ``first`` is its first row's number in the file."""
@@ -188,16 +200,34 @@ class ParquetVectors(FileVectors):
         return as_tensor(values.to_numpy(zero_copy_only=False).reshape(-1, self.n_features))
 
 
+def _rows_of_groups(metadata: Any, path: Path) -> list[int]:
+    """How many rows each row group has. Raises `DataError` where the counts contradict each other.
+
+    What the file states of a group's columns is not asked for: where that is damaged, pyarrow 26 ends the process.
+    """
+    rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        raise DataError(
+            f"{path} is damaged: it states {metadata.num_rows:,} rows, its row groups {sum(rows):,}"
+        )
+    return rows
+
+
 def _lists(batch: Any) -> Any:
     """The only column of a batch: where it is of an extension type, as tensors of fixed shape, what it is stored as."""
     return getattr(batch.column(0), "storage", batch.column(0))
+
+
+def _lists_of(type_: Any) -> Any:
+    """What a column's type is stored as."""
+    return getattr(type_, "storage_type", type_)
 
 
 def _element(type_: Any) -> Any:
     """What a column of lists holds; None for other columns."""
     import pyarrow as pa
 
-    lists = getattr(type_, "storage_type", type_)
+    lists = _lists_of(type_)
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return lists.value_type if any(is_kind(lists) for is_kind in kinds) else None
 
@@ -230,6 +260,8 @@ def _field(schema: Any, name: str, path: Path) -> Any:
     if name not in schema.names:
         hint = did_you_mean(name, schema.names)
         raise DataError(f"{path} has no column {name!r}{hint}: {', '.join(schema.names)}")
+    if schema.names.count(name) > 1:
+        raise DataError(f"{path} has {schema.names.count(name)} columns {name!r}: rename one")
     return schema.field(name)
 
 
@@ -272,13 +304,12 @@ class FolderVectors(Vectors):
 def column_field(vectors: Vectors, name: str) -> Any:
     """Another column's name and type, as arrow has them. `DataError` where a file lacks it or has another type."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not vectors.files or vectors.files[0].suffix.lower() != ".parquet":
         raise DataError(f"column {name!r} was asked of {vectors.name}, which has none: only parquet does")
     types: dict[Any, str] = {}
     for file in vectors.files:
-        types.setdefault(_field(pq.read_schema(file), name, file).type, file.name)
+        types.setdefault(_field(parquet_schema(file), name, file).type, file.name)
     if len(types) > 1:
         kinds = ", ".join(f"{kind} in {file}" for kind, file in types.items())
         raise DataError(f"{vectors.name}: column {name!r} is {kinds}: all files must have the same type")
@@ -287,15 +318,21 @@ def column_field(vectors: Vectors, name: str) -> Any:
 
 def key_field(vectors: Vectors) -> Any:
     """`column_field` of the rows' names, a column ``key`` as `coke embed` writes it; None where a file has none."""
-    import pyarrow.parquet as pq
-
     files = vectors.files
     if not files or any(file.suffix.lower() != ".parquet" for file in files):
         return None
-    schemas = [pq.read_schema(file) for file in files]
+    schemas = [parquet_schema(file) for file in files]
     if any("key" not in schema.names for schema in schemas):
         return None
     return column_field(vectors, "key")
+
+
+def parquet_schema(path: Path) -> Any:
+    """The columns of a parquet file, as arrow has them. Raises `DataError`."""
+    import pyarrow.parquet as pq
+
+    with reading_as("parquet", path):
+        return pq.read_schema(path)
 
 
 def column_values(vectors: Vectors, name: str) -> Iterator[Any]:
@@ -303,5 +340,5 @@ def column_values(vectors: Vectors, name: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     for path in vectors.files:
-        with pq.ParquetFile(path) as file:
+        with reading_as("parquet", path), pq.ParquetFile(path) as file:
             yield from (batch.column(0) for batch in file.iter_batches(_COLUMN_ROWS, columns=[name]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from typing import Any
 
 from coke.errors import DataError
-from coke.vectors.files import column_values, key_field
+from coke.reading import read_file, reading_as
+from coke.vectors.files import column_values, key_field, parquet_schema
 from coke.vectors.source import Vectors
 
 
@@ -17,25 +19,31 @@ def names_of(vectors: Vectors) -> dict[str, Any]:
     there are not as many keys as rows.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     listed = (
         vectors.files[0].with_name(f"{vectors.files[0].stem}.keys.csv") if len(vectors.files) == 1 else None
     )
-    if listed is not None and vectors.files[0].suffix.lower() == ".npy" and listed.is_file():
-        with open(listed, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            head, *rows = [*csv.reader(stream)] or [[]]
+    if listed is not None and vectors.files[0].suffix.lower() == ".npy" and listed.exists():
+        text = read_file(listed).decode(errors="surrogateescape")
+        with reading_as("CSV", listed):
+            head, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
         if len(rows) != vectors.n_rows or "key" not in head:
             raise DataError(f"{listed} has {len(rows):,} keys, {vectors.name} has {vectors.n_rows:,} rows")
+        if ragged := next((number for number, row in enumerate(rows, 2) if len(row) != len(head)), 0):
+            raise DataError(f"{listed}, row {ragged}: its fields are not as many as the header's {len(head)}")
         columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-        return {name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns}
+        with reading_as("UTF-8", listed):
+            return {
+                name: pa.array(columns[name], pa.string()) for name in ("key", "label") if name in columns
+            }
     if key_field(vectors) is None:
         return {}
-    schemas = [pq.read_schema(file) for file in vectors.files]
+    schemas = [parquet_schema(file) for file in vectors.files]
     labelled = all(
         "label" in schema.names and not pa.types.is_nested(schema.field("label").type) for schema in schemas
     )
-    return {
-        name: pa.chunked_array(list(column_values(vectors, name))).combine_chunks().cast(pa.string())
-        for name in (("key", "label") if labelled else ("key",))
-    }
+    with reading_as("rows' names", vectors.files[0]):
+        return {
+            name: pa.chunked_array(list(column_values(vectors, name))).combine_chunks().cast(pa.string())
+            for name in (("key", "label") if labelled else ("key",))
+        }

@@ -19,13 +19,13 @@ def usable_cpus() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, a container's limit included; None where nothing says.
+    """Bytes that can be had without swapping, limits of container and process included; None where nothing says.
 
     >>> available = available_memory()
     >>> available is None or available > 0
     True
     """
-    free = [bytes_free for bytes_free in (_system(), _container()) if bytes_free is not None]
+    free = [bytes_free for bytes_free in (_system(), _container(), _limit()) if bytes_free is not None]
     return min(free, default=None)
 
 
@@ -73,3 +73,16 @@ def _container() -> int | None:
         return None
     cached = dict(line.split() for line in statistics.read_text().splitlines()).get("inactive_file", "0")
     return max(0, int(bound) - int(used.read_text()) + int(cached))
+
+
+def _limit() -> int | None:
+    """What `ulimit -v` leaves of the addresses that a process may use."""
+    used = Path("/proc/self/statm")
+    if not used.is_file():
+        return None
+    import resource
+
+    bound, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if bound == resource.RLIM_INFINITY:
+        return None
+    return max(0, bound - int(used.read_text().split()[0]) * resource.getpagesize())
