@@ -90,6 +90,8 @@ def assert_near(ours: Any, theirs: Any, where: str) -> None:
     elif isinstance(ours, dict):
         for key, value in ours.items():
             assert_near(value, theirs[key], f"{where} {key}")
+    elif ours is None:
+        assert theirs is None, where
     else:
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), where
 

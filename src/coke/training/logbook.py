@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -63,7 +63,10 @@ class Logbook:
                 self._stream.write(json.dumps(record) + "\n")
                 self._stream.flush()
             except OSError as error:  # a full disk
-                raise OSError(error.errno, error.strerror, self._stream.name) from error
+                stream, self._stream = self._stream, None
+                with suppress(OSError):  # to close it tries again
+                    stream.close()
+                raise OSError(error.errno, error.strerror, stream.name) from error
         if self._board is not None:
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, step)
