@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,7 +55,12 @@ class Logbook:
     def say(self, text: str) -> None:
         """One line for people."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            try:
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self.console = None  # a terminal that was closed: SIGHUP says what follows
 
     def write(self, record: dict[str, Any], *, step: int) -> None:
         """One record, in its file before the next step begins; ``step`` counts those done from the run's start."""
