@@ -29,6 +29,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._terminals = _terminals()
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +47,7 @@ class Interrupt:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         if number == HANGUP:
-            _forget_terminal()
+            _forget(self._terminals)
         self._restore()
 
     def _restore(self) -> None:
@@ -55,12 +56,16 @@ class Interrupt:
         self._before = {}
 
 
-def _forget_terminal() -> None:
+def _terminals() -> list[int]:
+    """Which of output and errors go to a terminal: once it is closed nobody can tell."""
+    return [stream for stream in (1, 2) if os.isatty(stream)]
+
+
+def _forget(terminals: list[int]) -> None:
     """What is still printed goes nowhere: to print on a terminal that was closed is an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        if os.isatty(stream):
-            os.dup2(nowhere, stream)
+    for stream in terminals:
+        os.dup2(nowhere, stream)
     os.close(nowhere)
 
 
@@ -73,11 +78,11 @@ def cleaning_up() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         if number == HANGUP:
-            _forget_terminal()
+            _forget(terminals)
         print("coke: terminated", file=sys.stderr)
         raise SystemExit(128 + number)
 
-    before = {}
+    before, terminals = {}, _terminals()
     if "RANK" not in os.environ:
         for number in filter(None, (signal.SIGTERM, HANGUP)):
             if signal.getsignal(number) != signal.SIG_IGN:
