@@ -646,3 +646,73 @@ def test_folder_without_permission(data: Path, capsys: pytest.CaptureFixture[str
     (data / "locked").mkdir(mode=0o500)
     line = refused(capsys, "cluster", "rows.npy", "--k", 3, "--out", "locked/c.parquet")
     assert "nothing can be written to locked" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_between_its_two_files(data: Path) -> None:
+    """At every rename and removal: rows of one fit never lie beside centers of another, and leftovers go."""
+    program = """
+import json, os, signal
+from argparse import Namespace
+from pathlib import Path
+import numpy as np, pyarrow.parquet as pq, torch
+from safetensors import safe_open
+
+from coke.bounded.command import COLUMNS, write
+from coke.bounded.files import estimator_of
+from coke.vectors import open_vectors
+
+vectors = open_vectors(np.load("rows.npy"))
+found = np.zeros(len(np.load("rows.npy")), [(name, kind) for name, kind in COLUMNS.items() if name != "row"])
+options = Namespace(out=Path("c.parquet"), centers=Path("c.safetensors"))
+
+def put(fit):
+    km = estimator_of(torch.full((3, 6), float(fit)), torch.zeros(3), torch.ones(3).long(), metric="cosine")
+    write(options, km, {"seed": fit}, vectors, None, found)
+
+def seeds():
+    about = []
+    if options.out.exists():
+        about.append(pq.read_schema(options.out).metadata[b"coke clustering"])
+    if options.centers.exists():
+        with safe_open(options.centers, "pt") as file:
+            about.append(file.metadata()["coke clustering"])
+    return [json.loads(text)["seed"] for text in about]
+
+def killing(call, moment):
+    def called(*arguments, **keys):
+        global left
+        left -= 1
+        if left < 0 and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = call(*arguments, **keys)
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    return called
+
+outcomes, killed, number = [], True, 0
+while killed:
+    killed = False
+    for moment in ("before", "after"):
+        put(1)
+        child = os.fork()
+        if child == 0:
+            left = number
+            os.replace = killing(os.replace, moment)
+            Path.unlink = killing(Path.unlink, moment)
+            put(2)
+            os._exit(0)
+        killed |= os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        outcomes.append(seeds())
+    number += 1
+print(json.dumps([outcomes, sorted(os.listdir())]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcomes, files = json.loads(done.stdout)
+    assert len(outcomes) > 8
+    assert [1, 1] in outcomes
+    assert [2, 2] in outcomes
+    assert all(len(set(seeds)) <= 1 for seeds in outcomes), outcomes
+    assert files == ["c.parquet", "c.safetensors", "rows.npy"]

@@ -11,6 +11,8 @@ import pytest
 from coke.errors import ResumeError
 from coke.run import FORMAT_VERSION, Run, atomic
 
+VERDICT = {"state": "learning", "healthy": True, "text": "", "action": ""}
+
 
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_failed_writer_leaves_the_old_file(tmp_path: Path, mode: str) -> None:
@@ -75,14 +77,14 @@ def test_metrics_by_kind_and_cut(tmp_path: Path) -> None:
     assert run.metrics() == []
     written = [
         {"kind": "step", "step": 0},
-        {"kind": "epoch", "loss": float("nan")},
+        {"kind": "other", "loss": float("nan")},
         {"kind": "step", "step": 1},
     ]
     run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in written))
     assert [record["step"] for record in run.metrics("step")] == [0, 1]
     assert len(run.metrics()) == 3
     run.cut_metrics(lambda record: record.get("step") != 1)
-    assert [record["kind"] for record in run.metrics()] == ["step", "epoch"]
+    assert [record["kind"] for record in run.metrics()] == ["step", "other"]
 
 
 def test_half_a_line_at_the_end(tmp_path: Path) -> None:
@@ -125,10 +127,10 @@ def test_a_folder_is_written_by_one_at_a_time(tmp_path: Path) -> None:
     with run.alone():
         with pytest.raises(ResumeError, match="written by another run"), Run(run.path).alone():
             pass
-        run.write_json(run.verdict_file, {"state": "learning"})
+        run.write_json(run.verdict_file, VERDICT)
     with run.alone():  # released
         pass
-    assert run.verdict == {"state": "learning"}
+    assert run.verdict == VERDICT
     with Run(tmp_path / "nothing written").alone():
         pass
     assert not (tmp_path / "nothing written").exists()

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -110,7 +109,8 @@ def pretrain(
         finally:
             training.logbook.close()
         if distributed.rank() == 0 and not written:
-            finish(run, plan.splits, training.config, backbone=backbone, console=console)
+            with distributed.alone():
+                finish(run, plan.splits, training.config, backbone=backbone, console=console)
             mark_written(run, training)
         distributed.barrier()
     return run
@@ -171,10 +171,7 @@ def evaluate(
         raise ResumeError(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
         )
-    try:
-        _ = run.environment  # damaged, or of a newer coke: said before any work
-    except (TypeError, ValueError) as error:
-        raise ResumeError(f"{run.environment_file} is damaged ({error})") from error
+    _ = run.environment  # damaged, or of a newer coke: said before any work
     asked = data or run.data
     columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
     if any(
@@ -303,14 +300,15 @@ def _check_data(data: Any) -> None:
 
 def _is_own(run: Run, splits: Splits) -> bool:
     """Whether these are the images that the run was trained on, wherever they lie."""
-    return bool(splits.train.fingerprint == run.environment["data"]["fingerprint"])
+    return bool(splits.train.fingerprint == run.fingerprint)
 
 
 def _contents(run: Run) -> list[bytes] | None:
     """Hashes of the images that the run was trained on, in its order; None where it did not keep them."""
-    if not run.assignments.is_file() or "content" not in pq.read_schema(run.assignments).names:
+    if not run.assignments.is_file():
         return None
-    return list(pq.read_table(run.assignments, columns=["content"])["content"].to_pylist())
+    table = run.read_assignments()
+    return list(table["content"].to_pylist()) if "content" in table.column_names else None
 
 
 def _beside(
@@ -339,7 +337,7 @@ def _contains(scores: dict[str, Any], first: dict[str, Any]) -> bool:
 
 def _heads(run: Run, images: ImageSet) -> list[dict[str, Any]]:
     """How far the run's own clusters agree with the labels of the images that it was trained on, in its order."""
-    assignments = pq.read_table(run.assignments)
+    assignments = run.read_assignments()
     columns = [name for name in assignments.column_names if name.startswith("cluster_")]
     clusters = torch.stack([torch.from_numpy(assignments[name].to_numpy().copy()) for name in columns], dim=1)
     assert images.labels is not None
@@ -351,7 +349,7 @@ def _map_again(run: Run, images: ImageSet) -> None:
     """map.parquet of a run that has none, where its model can be had."""
     with suppress(CokeError):  # a module of the user's own; then the page says that there is no map
         model = load(run.path)
-        clusters = pq.read_table(run.assignments)
+        clusters = run.read_assignments()
         finest = max(range(len(model.heads)), key=lambda head: model.heads[head].n_clusters)
         centers, labels = model.heads[finest].cluster_centers_, clusters[f"cluster_{finest}"].to_numpy()
         write_map(run.map, model.embed(images, features="projection").numpy(), labels, centers, images)

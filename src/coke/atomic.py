@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,10 @@ def is_writable(path: Path) -> bool:
 
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under ``path`` only when it is whole: temporary file, fsync, rename."""
+    """Open a file that appears under ``path`` only when it is whole: temporary file, fsync, rename.
+
+    A full disk is an `OSError` that names the path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,9 +33,53 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_names(path.parent)
+
+
+def remove(*paths: Path) -> None:
+    """Remove files that belong together, on the disk too, before new ones take their place one by one.
+
+    Whenever the program ends in between, none of the new ones lies beside one of the old.
+    """
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for folder in {path.parent for path in paths if path.parent.exists()}:
+        _sync_names(folder)
+
+
+def remove_left_over(folder: Path, name: str = "*") -> None:
+    """Remove temporary files and folders of ``name`` that a process left which was killed on this machine.
+
+    >>> folder = Path(TemporaryDirectory().name)
+    >>> folder.mkdir()
+    >>> for process in (os.getpid(), 2**22 + 1):  # no process has so large a number
+    ...     _ = (folder / f".file.{process}.tmp").write_text("half")
+    >>> remove_left_over(folder)
+    >>> [path.name for path in folder.iterdir()] == [f".file.{os.getpid()}.tmp"]
+    True
+    """
+    for left in folder.glob(f".{name}.*.tmp"):
+        process = re.fullmatch(r"\..*\.(\d+)(\.\w+)?\.tmp", left.name)
+        if process and not _is_alive(int(process[1])):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # where this would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
 
 
 @contextmanager
@@ -39,7 +89,9 @@ def atomic_place(path: Path) -> Iterator[Path]:
     What was there is replaced. The place has the same last name, in a folder beside ``path`` that goes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    remove_left_over(path.parent, glob.escape(path.name))
+    prefix = f".{path.name}.{os.getpid()}."
+    with TemporaryDirectory(prefix=prefix, suffix=".tmp", dir=path.parent) as folder:
         place = Path(folder) / path.name
         yield place
         for file in [place, *place.rglob("*")]:

@@ -6,8 +6,10 @@ updates from them stays equal everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from coke.errors import CokeError, DataError
 
 _alone = False
+_LOST = re.compile(r"gloo|nccl|Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|TCPStore")
 
 
 def active() -> bool:
@@ -74,6 +77,21 @@ def gather_rows(rows: Tensor, n_rows: int) -> Tensor:
     return torch.cat([part[: s.stop - s.start] for part, s in zip(gathered, lengths, strict=True)])
 
 
+def gather_to_learn(rows: Tensor, n_rows: int) -> Tensor:
+    """`gather_rows` that gradients flow through: those that any process has for a row reach the one it is of."""
+    return _Gather.apply(rows, n_rows) if active() else rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, n_rows: int) -> Tensor:
+        return gather_rows(rows, n_rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return sum_over_processes(gradients[0])[shard(len(gradients[0]))], None
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The element-wise sum of ``values`` over all processes."""
     if active():
@@ -94,6 +112,20 @@ def broadcast_state(module: nn.Module) -> None:
     if active():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def naming_the_lost(where: Callable[[], str]) -> Iterator[None]:
+    """Where another process has died or hangs, `DataError` names this one and where it stood."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not active() or not _LOST.search(str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"process {rank()} of {world_size()} lost another one{where()}, whose own words say why: {reason}"
+        ) from error
 
 
 def barrier() -> None:

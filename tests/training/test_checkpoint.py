@@ -16,9 +16,17 @@ from coke.training import checkpoint
 from tiny_runs import assert_equal
 
 STATE: dict[str, Any] = {
-    "weights": {"a": torch.arange(4.0), "b": torch.tensor([1], dtype=torch.int8)},
-    "random": torch.get_rng_state(),
+    "network": {"a": torch.arange(4.0), "b": torch.tensor([1], dtype=torch.int8)},
+    "optimizer": {},
+    "scaler": {},
+    "clusterings": [{"duals": torch.zeros(3)}],
+    "memory": {"labels": torch.tensor([[2], [-1]], dtype=torch.int8)},
+    "schedule": {"n_epochs": 20, "trained_steps": 5, "progress": 0.25},
+    "figures": {},
+    "random": {"cpu": torch.get_rng_state(), "cuda": None},
     "config": {"epochs": 3, "views": [{"size": 16}], "init": None},
+    "data": {"fingerprint": "a", "n_images": 2},
+    "elapsed": 0.5,
 }
 
 
@@ -116,7 +124,9 @@ def test_other_files_of_torch(tmp_path: Path, content: Any) -> None:
 def test_newer_format(tmp_path: Path) -> None:
     run = Run(tmp_path)
     torch.save({**STATE, "format_version": FORMAT_VERSION + 1}, save(run, 1, 0))
-    with pytest.raises(ResumeError, match=f"format {FORMAT_VERSION + 1}, this coke reads {FORMAT_VERSION}"):
+    with pytest.raises(
+        ResumeError, match=f"format {FORMAT_VERSION + 1}, this coke reads up to {FORMAT_VERSION}"
+    ):
         checkpoint.load(run)
 
 

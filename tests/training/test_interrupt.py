@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from tiny_runs import write_textures
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_is_remembered_second_acts(number: signal.Signals) -> None:
     came: list[int] = []
     before = signal.signal(number, lambda number, frame: came.append(number))
@@ -36,6 +38,17 @@ def test_first_is_remembered_second_acts(number: signal.Signals) -> None:
         assert came == [number, number]
     finally:
         signal.signal(number, before)
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupt.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_come_back_after_an_error() -> None:
@@ -100,3 +113,26 @@ def test_process_that_is_stopped(tmp_path: Path, number: signal.Signals, everyon
     state = checkpoint.load(run)
     assert (state["epoch"], state["step"]) == (int(epoch), int(step))
     assert not list(run.path.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_terminal_that_is_closed(tmp_path: Path) -> None:
+    """With a bar and lines on it: the run goes on to the end of its step, and leaves a checkpoint."""
+    images = write_textures(tmp_path / "images", 200)
+    run = Run(tmp_path / "run")
+    words = (
+        "backbone=coke_conv5_w16 n_clusters=5 views.size=16 batch_size=20 epochs=500 log_every=1 workers=0"
+    )
+    process, terminal = pty.fork()
+    if process == 0:
+        command = [sys.executable, "-m", "coke", "pretrain", str(images), "--out", str(run.path)]
+        os.execve(sys.executable, [*command, *words.split()], ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 90
+        while not run.metrics("step") and time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.1)[0]:
+                os.read(terminal, 1 << 16)
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    assert checkpoint.load(run)["epoch"] < 500

@@ -5,6 +5,7 @@ With torchrun every process runs this, on its own part of the rows; the first on
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -20,7 +21,7 @@ import torch
 from rich.console import Console
 
 from coke import distributed
-from coke.atomic import atomic
+from coke.atomic import atomic, remove, remove_left_over
 from coke.bounded.estimator import ConstrainedKMeans
 from coke.bounded.files import about, as_bytes, load_clustering
 from coke.bounded.places import places
@@ -179,12 +180,17 @@ def asked_estimator(options: Namespace, sizes: dict[str, Any]) -> ConstrainedKMe
 def write(
     options: Namespace, km: ConstrainedKMeans, facts: dict[str, Any], vectors: Vectors, key: Any, found: Array
 ) -> None:
-    """Each row's place and, after a fit, the clusters: under their names only when both are whole."""
+    """Each row's place and, after a fit, the clusters: under their names only when both are whole.
+
+    Should the program be killed between the two, the clusters are missing: none lie beside rows of another fit.
+    """
     row, *fields = [pa.field(name, kind, name in ("margin", "second")) for name, kind in COLUMNS.items()]
     schema = pa.schema([row, *([key] if key else []), *fields], about(km.metric, facts))
     head = [torch.as_tensor(values) for values in (km.cluster_centers_, km.duals_, km.counts_)]
     pieces = column_values(vectors, key.name) if key else torch.arange(len(found)).split(_ROW_GROUP)
     done = 0
+    for path in filter(None, (options.out, options.centers)):
+        remove_left_over(path.parent, glob.escape(path.name))
     try:
         with ExitStack() as files:
             if options.centers is not None:
@@ -192,6 +198,8 @@ def write(
                 stream.write(as_bytes([head], km.metric, facts))
                 stream.flush()  # a full disk is noticed here
             stream = files.enter_context(atomic(options.out, "wb"))
+            if options.centers is not None:
+                files.push(lambda failed, *_: None if failed else remove(options.centers))
             writer = files.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
             for values in pieces:
                 part = found[done : done + len(values)]

@@ -78,13 +78,13 @@ def load_clustering(path: str | Path, head: int = 0) -> ConstrainedKMeans:
     facts, heads = _read(Path(path))
     if not 0 <= head < len(heads):
         raise DataError(f"{path} has no head {head}: it has {len(heads)}, numbered from 0")
-    return estimator_of(*heads[head], metric=facts["metric"], inertia=float(facts["inertia"]))
+    return estimator_of(*heads[head], metric=facts["metric"], inertia=facts["inertia"])
 
 
 def load_clusterings(path: str | Path) -> list[ConstrainedKMeans]:
     """The estimators of all heads of a file, read once. Raises as `load_clustering` does."""
     facts, heads = _read(Path(path))
-    return [estimator_of(*head, metric=facts["metric"], inertia=float(facts["inertia"])) for head in heads]
+    return [estimator_of(*head, metric=facts["metric"], inertia=facts["inertia"]) for head in heads]
 
 
 def estimator_of(
@@ -112,6 +112,11 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor, Tensor
         raise DataError(f"{path} holds no clustering: name a file of `coke cluster` or `coke pretrain`")
     version, metric = facts.get("format_version"), facts.get("metric")
     inertia = facts.setdefault("inertia", float("nan"))
+    if isinstance(inertia, int) and abs(inertia) < 1e308:
+        inertia = facts["inertia"] = float(inertia)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        came = f"format {version} (of coke {facts.get('coke_version', '?')})"
+        raise DataError(f"{path} has {came}, this coke reads up to {FORMAT_VERSION}: install a newer coke")
     if version not in (1, FORMAT_VERSION) or metric not in ("euclidean", "cosine"):
         came = f"format {version!r} (of coke {facts.get('coke_version', '?')}) and metric {metric!r}"
         wanted = f"format {FORMAT_VERSION} and euclidean or cosine"

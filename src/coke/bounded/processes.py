@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from coke.vectors import Vectors, open_vectors
 TIMEOUT = timedelta(
     minutes=30
 )  # that a process waits for another one: a pass over its rows, with much to spare
-_LOST = re.compile(r"gloo|nccl|Connection (closed|reset|refused)|Broken pipe|[Tt]imed? ?out|TCPStore")
 
 
 @contextmanager
@@ -46,12 +44,8 @@ def joined(device: str) -> Iterator[str]:
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"the processes cannot meet on {own}: {str(error).splitlines()[0]}") from error
     try:
-        yield own
-    except RuntimeError as error:
-        if not _LOST.search(str(error)):
-            raise
-        name, reason = f"process {dist.get_rank()} of {dist.get_world_size()}", str(error).splitlines()[0]
-        raise DataError(f"{name} lost another one, whose own words say why: {reason}") from error
+        with distributed.naming_the_lost(lambda: ""):
+            yield own
     finally:
         dist.destroy_process_group()
 

@@ -167,15 +167,16 @@ def _run(run: Run, images: str | os.PathLike[str] | None, progress: Progress | N
         if not (run.path / name).is_file():
             raise ResumeError(f"{run.path} is not finished: {name} is missing; continue it with --resume")
     asked = run.data if images is None else images
-    columns = {name: config[name] for name in ("image_column", "label_column") if images is None}
+    names = ("image_column", "label_column") if images is None else ()
+    columns = {name: config[name] for name in names if name in config}
     model = load(run.path, device="cuda" if torch.cuda.is_available() else "cpu")
     try:
-        train = open_data(asked, seed=config["seed"], resident_bytes=_IN_MEMORY, **columns).train
+        train = open_data(asked, seed=config.get("seed", 0), resident_bytes=_IN_MEMORY, **columns).train
     except DataError as error:
         if images is None:
             raise DataError(f"{error}; --data says where the images of {run.path} lie now") from error
         raise
-    if images is None and run.environment["data"]["fingerprint"] != train.fingerprint:
+    if images is None and run.fingerprint != train.fingerprint:
         raise DataError(
             f"{asked} holds {len(train):,} images, which are not those of {run.path} any more: say with --data where "
             f"these lie now, or --data {asked} to choose among those that are there"
@@ -207,8 +208,6 @@ def _run(run: Run, images: str | os.PathLike[str] | None, progress: Progress | N
 
 def _known_labels(run: Run, head: int, fingerprint: str) -> Array | None:
     """The clusters that a run's own images were put in, within its bounds; None of other images."""
-    import pyarrow.parquet as pq
-
-    if run.environment.get("data", {}).get("fingerprint") != fingerprint or not run.assignments.is_file():
+    if run.fingerprint != fingerprint or not run.assignments.is_file():
         return None
-    return pq.read_table(run.assignments, columns=[f"cluster_{head}"]).column(0).to_numpy().astype(np.int64)
+    return run.read_assignments([f"cluster_{head}"]).column(0).to_numpy().astype(np.int64)

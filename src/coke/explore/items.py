@@ -97,9 +97,9 @@ def items_of_run(
         raise ResumeError(
             f"{run.path} is not finished: coke pretrain --resume --out {run.path} goes on with it"
         )
-    table = pq.read_table(run.assignments)
+    table = run.read_assignments()
     keys = table["key"].combine_chunks()
-    items = Items(f"{run.path}, {config['data']}", table.num_rows, {"key": keys})
+    items = Items(f"{run.path}, {config.get('data', '')}", table.num_rows, {"key": keys})
     labels = table["label"].to_pylist() if "label" in table.column_names else None
     if labels is not None:
         items.names["label"] = _class_names(labels)

@@ -13,7 +13,7 @@ Shapes: B batch, D dimension, H heads, K clusters of a head, S label slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Objective:
     """The weights of the loss. Published: one view (0.1, -, 1.0), two views (0.05, 0.2, 0.5), method section 3.
 
     The auxiliary losses are 0 there. On little data the published loss's projection falls into a few dimensions, which
-    decorrelation (`redundancy` of each process's own rows) prevents; how an image was turned is certain from the first
+    decorrelation (`redundancy`) prevents; how an image was turned is certain from the first
     step on (`coke.method.network.rotated`).
     """
 
@@ -65,7 +65,12 @@ class Objective:
         return Target(labels, weights / weights.sum(dim=-1, keepdim=True).clamp_(min=1e-30))
 
     def __call__(
-        self, large: Sequence[Output], small: Sequence[Output], target: Target, centers: Sequence[Tensor]
+        self,
+        large: Sequence[Output],
+        small: Sequence[Output],
+        target: Target,
+        centers: Sequence[Tensor],
+        gather: Callable[[Tensor], Tensor] = lambda own: own,
     ) -> Loss:
         """The loss of one batch.
 
@@ -74,6 +79,7 @@ class Objective:
             small: outputs of the views that only predict.
             target: each image's label or labels; images without one are left out of the mean.
             centers: frozen centers of each head, [K, D].
+            gather: gives all processes' rows for this one's, where others share the batch.
         """
         classify = _Classifier(centers, self.temperature)
         needs_projection = self.prediction_share < 1 or self.label_weight < 1
@@ -99,7 +105,7 @@ class Objective:
             loss = LARGE_VIEW_SHARE * loss + (1 - LARGE_VIEW_SHARE) * cheap
         total = loss
         if self.decorrelation > 0:
-            penalties = [redundancy(output.projection) for output in large]
+            penalties = [redundancy(gather(output.projection)) for output in large]
             total = total + self.decorrelation * torch.stack(penalties).mean()
         if self.rotation > 0:
             logits, turns = large[0].rotation_logits, target.turns

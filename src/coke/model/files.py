@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from coke import schemas
 from coke.atomic import atomic
 from coke.errors import ConfigError, DataError, ResumeError
 from coke.images.image_set import center, shorter_side
@@ -100,7 +101,14 @@ def write_projector(path: Path, projector: nn.Sequential) -> None:
 
 def _write(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
     with atomic(path, "wb") as stream:
-        stream.write(save(own_tensors(module.state_dict()), dict(metadata)))
+        stream.write(_in_one_order(save(own_tensors(module.state_dict()), dict(metadata))))
+
+
+def _in_one_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted, which lists metadata in whatever order: equal weights, equal bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return content[:8] + header.encode().ljust(end - 8) + content[end:]
 
 
 def own_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -184,7 +192,7 @@ def load(
     if not (folder / BACKBONE).is_file():
         raise ResumeError(f"{folder} holds no finished model: {BACKBONE} is missing")
     stated = stated_in(folder / BACKBONE)
-    seen = stated_preprocessing(stated)
+    seen = stated_preprocessing(stated, folder / BACKBONE)
     if seen is None or "architecture" not in stated:
         raise DataError(f"{folder / BACKBONE} does not say how it was made: coke did not write it")
     architecture = stated["architecture"]
@@ -195,25 +203,33 @@ def load(
     load_weights(backbone, folder / BACKBONE, "backbone")
     projector, heads = None, []
     if (folder / PROJECTOR).is_file():
-        widths = stated_in(folder / PROJECTOR).get("widths")
+        path = folder / PROJECTOR
+        widths = stated_in(path).get("widths")
         if widths is None:
-            raise DataError(
-                f"{folder / PROJECTOR} does not say how wide its layers are: coke did not write it"
-            )
-        projector = make_projector(*json.loads(widths))
+            raise DataError(f"{path} does not say how wide its layers are: coke did not write it")
+        found = schemas.read(path, lambda: {"widths": tuple(json.loads(widths))}, schemas.Projector)["widths"]
+        if [list(read_weights(path).get("0.weight", torch.empty(0)).shape)] != [[found[1], found[0]]]:
+            raise schemas.damaged(path, f"its weights are not those of layers of widths {list(found)}")
+        projector = make_projector(*found)
         load_weights(projector, folder / PROJECTOR, "projector")
         if (folder / CLUSTERS).is_file():
             heads = load_clusterings(folder / CLUSTERS)
     return Model(backbone, seen, projector=projector, heads=heads, name=architecture).to(device)
 
 
-def stated_preprocessing(stated: Mapping[str, str]) -> Preprocessing | None:
-    """How a file's metadata say that images are to be seen; None where they do not."""
+def stated_preprocessing(stated: Mapping[str, str], path: Path = Path("weights")) -> Preprocessing | None:
+    """How a file's metadata say that images are to be seen; None where they do not.
+
+    Raises `ResumeError` where what they say cannot be.
+    """
     keys = ("input_size", "mean", "std", "crop_pct", "interpolation")
     try:
         found = {key: json.loads(stated[key]) for key in keys}
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return None
+    for key in keys[:3]:
+        found[key] = tuple(found[key]) if isinstance(found[key], list) else found[key]
+    schemas.checked(path, found, schemas.Preprocessing)
     return Preprocessing.of_timm(found)
 
 
@@ -224,9 +240,9 @@ def stated_in(path: Path) -> dict[str, str]:
             stated = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read as safetensors: {error}") from error
-    if int(stated.get("format_version", 1)) > FORMAT_VERSION:
-        came = f"format {stated['format_version']}"
-        raise ResumeError(f"{path} has {came}, this coke reads up to {FORMAT_VERSION}: install a newer coke")
+    version = schemas.read(path, lambda: {"version": int(stated.get("format_version", 1))})["version"]
+    if version > FORMAT_VERSION:
+        raise schemas.newer(path, version, FORMAT_VERSION)
     return stated
 
 

@@ -81,7 +81,7 @@ def read_record(run: Run) -> Record:
     def attempt(path: Path, read: Callable[[], Any], default: Any) -> Any:
         try:
             return read() if path.is_file() else default
-        except (ValueError, TypeError, OSError, pyarrow.ArrowException) as error:
+        except (ValueError, TypeError, OSError, RecursionError, pyarrow.ArrowException) as error:
             if isinstance(error, ResumeError) and "newer coke" in str(error):
                 raise
             problems.append(
@@ -119,7 +119,7 @@ def _metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records += [dict(json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             broken += 1
     if broken:
         lines = "1 line" if broken == 1 else f"{broken:,} lines"

@@ -21,6 +21,7 @@ from coke import distributed
 from coke.images import ImageSet
 from coke.images.augment import Draw, colour, crop_boxes, draw, in_parts, orient, warp
 from coke.images.views import View
+from coke.interrupt import HANGUP
 from coke.method.network import QUARTERS
 
 _MILD_SHRINK = 1.25  # crops up to this many times the view's side need no antialiasing
@@ -35,6 +36,11 @@ def generator(*key: object) -> torch.Generator:
     """
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """Batches of an epoch: fewer, of more images, where a process would get less than two, as batch norm needs."""
+    return max(1, min(-(-n_images // batch_size), n_images // (2 * distributed.world_size())))
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,7 @@ class Batches:
         self.images, self.views, self.seed = images, views, seed
         self.accumulate, self.workers, self.device = accumulate, workers, device
         self.rank, self.world_size = distributed.rank(), distributed.world_size()  # workers cannot ask
-        rows = 2 * self.world_size  # batch norm needs two images in each process
-        self.n_steps = max(1, min(-(-len(images) // batch_size), len(images) // rows))
+        self.n_steps = steps_per_epoch(len(images), batch_size)
         self.mean = torch.tensor(mean, device=device)[:, None, None]
         self.std = torch.tensor(std, device=device)[:, None, None]
         self.sizes = images.sizes.float()
@@ -199,7 +204,7 @@ class _Crops(Dataset[list[Tensor]]):
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, SIGTERM all of a job; the trainer alone decides what they mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """These reach every process of a terminal or job; the trainer alone decides what they mean."""
+    for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from coke.bounded.files import load_clusterings
 from coke.errors import ConfigError, ResumeError
 from coke.images import ImageSet
 from coke.model.files import load_weights
@@ -56,21 +56,24 @@ def check_earlier(run: Run, config: Config) -> None:
     for key in ("n_clusters", "dim", "hidden"):
         asked = getattr(config, key)
         asked = list(asked) if isinstance(asked, tuple) else asked
-        if asked != then[key]:
+        if asked != then.get(key):
             raise ConfigError(
-                f"{key}={asked} does not fit {run.path}, whose clusters are carried over and which has {then[key]}"
+                f"{key}={asked} does not fit {run.path}, whose clusters are carried over and which has {then.get(key)}"
             )
+    load_clusterings(run.clusters)
     with safe_open(run.clusters, "pt") as file:
         centers = [name for name in file.keys() if name.startswith("trained_centers")]  # noqa: SIM118 it is no mapping
-    if not centers or "content" not in pq.read_schema(run.assignments).names:
+    if not centers or "content" not in run.read_assignments().column_names:
         raise ResumeError(f"{run.path} was made by an older coke, which did not leave what another needs")
 
 
 def read_earlier(run: Run, config: Config) -> Earlier:
     """What a run left, for one that goes on from it. Raises as `check_earlier` does."""
     check_earlier(run, config)
-    table = pq.read_table(run.assignments)
     heads = range(len(config.n_clusters))
+    table = run.read_assignments(
+        ["content", *(f"{name}_{h}" for h in heads for name in ("trained", "cluster"))]
+    )
     rows = {content: row for row, content in enumerate(table["content"].to_pylist())}
     trained, clusters = (
         np.stack([table[f"{name}_{head}"].to_numpy() for head in heads], axis=1)
@@ -117,7 +120,7 @@ def drift(earlier: Earlier, run: Run, images: ImageSet) -> dict[str, Any]:
     more; ``merged`` are clusters that hold more than half of two or more.
     """
     now, then = (index.numpy() for index in earlier.find(images))
-    table = pq.read_table(run.assignments)
+    table = run.read_assignments()
     heads = []
     for head in range(earlier.clusters.shape[1]):
         after = table[f"cluster_{head}"].to_numpy()[now]

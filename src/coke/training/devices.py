@@ -38,7 +38,7 @@ def make_fabric(config: Config) -> Fabric:
 
 
 def _strategy() -> DDPStrategy:
-    """Batch norm's buffers are alike in all processes on GPUs, and on CPUs the first process's own are written.
+    """Batch norm's buffers are alike in all processes (`coke.training.batch_norm`).
 
     To send them round before each view would change what an earlier view's backward pass needs.
     """

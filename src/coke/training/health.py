@@ -108,12 +108,14 @@ class EpochFigures:
         return self.sums | dict(zip(OWN_ROWS, gathered.unbind(1), strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the sums back; of another number of processes the first takes all."""
+        """Take the sums back; of another number of processes each takes their mean."""
         rank, n_processes = distributed.rank(), distributed.world_size()
+        if state.keys() != self.sums.keys() or any(state[name].dim() > 1 for name in OWN_ROWS):
+            raise ValueError(f"figures {', '.join(self.sums)} are expected")
         for name, value in state.items():
             if name in OWN_ROWS:
                 each = value.reshape(-1)
-                value = each[rank] if len(each) == n_processes else each.sum() * (rank == 0)
+                value = each[rank] if len(each) == n_processes else each.mean()
             self.sums[name].copy_(value)
 
 
@@ -206,6 +208,15 @@ def _diverging(epochs: list[dict[str, Any]], temperature: float) -> Verdict | No
         f"the loss is {loss:.3g}, ln K is {ln_clusters:.2f}",
         "lower learning_rate or lengthen warmup_epochs; set clip_norm=5 if it happens early",
     )
+
+
+def not_finite(n_steps: int, epoch: int, step: int, learning_rate: float | None) -> Verdict:
+    """The verdict on so many steps in a row that were not finite; no learning rate in the clustering epochs."""
+    text = f"numbers were not finite in {n_steps} steps in a row, at last in epoch {epoch}, step {step}"
+    action = "check the images, the weights to start from, and precision"
+    if learning_rate is not None:
+        action = f"go on with --resume and learning_rate={learning_rate / 10:g}, or clip_norm=5"
+    return Verdict("diverging", False, text, action)
 
 
 def _trivial(last: dict[str, Any]) -> Verdict | None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from coke import distributed
 from coke.method import LabelMemory, OnlineConstrainedKMeans
 from coke.method.network import Network, Output
 from coke.method.objective import Target
+from coke.training.batch_norm import over_processes
 from coke.training.batches import Batch
 from coke.training.config import Config
 from coke.training.health import OWN_ROWS, EpochFigures
@@ -55,9 +57,7 @@ class Learner:
         self.config, self.fabric, self.device = config, fabric, fabric.device
         predicts_rotation = config.objective.rotation > 0
         network: nn.Module = Network(backbone, n_features, config.dim, config.hidden, predicts_rotation)
-        if distributed.world_size() > 1 and self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        network = network.to(memory_format=torch.channels_last)
+        network = over_processes(network, self.device).to(memory_format=torch.channels_last)
         if config.compile:  # in place: the weights keep their names; batches have two sizes, views few kinds
             network.compile(dynamic=False)
         self.network, self.optimizer = fabric.setup(network, make_optimizer(network, config))
@@ -80,6 +80,8 @@ class Learner:
             steps_per_epoch,
         )
         self.figures = EpochFigures(config.n_clusters, config.dim, self.device)
+        self._sound = torch.ones((), device=self.device)  # 0 from the first step on that was not
+        self._n_sound = torch.zeros((), device=self.device)
 
     def step(self, parts: list[Batch], train: bool) -> Tensor:
         """One batch, in parts that are all assigned under the state from before; returns the clusters' loss [].
@@ -104,6 +106,7 @@ class Learner:
         if train:
             self._optimizer_step()
         self._update_clusters(ids, torch.cat(features), old_labels, torch.cat(labels))
+        self._count_sound(loss)
         return loss
 
     def _forward(self, part: Batch, train: bool) -> tuple[list[Output], list[Output]]:
@@ -119,7 +122,10 @@ class Learner:
     def _learn(self, part: Batch, large: list[Output], small: list[Output], share: float) -> Tensor:
         """The gradient of predicting last epoch's labels; the clusters' loss, detached."""
         frozen = [clustering.frozen_centers for clustering in self.clusterings]
-        loss = self.config.objective(large, small, self._target(part), frozen)
+        n_rows = len(part.all_ids)
+        loss = self.config.objective(
+            large, small, self._target(part), frozen, lambda own: distributed.gather_to_learn(own, n_rows)
+        )
         self.fabric.backward(loss.value * share)
         self.figures.add_loss(loss.clusters, loss.agreement, share)
         return loss.clusters
@@ -144,6 +150,24 @@ class Learner:
             clustering.update(features, head)
         self.memory.write(ids, labels)
         self.figures.add_labels(features, old_labels, labels)
+
+    @torch.no_grad()
+    def _count_sound(self, loss: Tensor) -> None:
+        """Whether the step left finite numbers, without asking: a norm above 1.8e19 is none in float32 either."""
+        network, optimizer = self.network.module, self.optimizer.state.values()
+        state = [*network.parameters(), *network.buffers()]
+        state += [value for of_one in optimizer for value in of_one.values() if isinstance(value, Tensor)]
+        state += [clustering.centers for clustering in self.clusterings]
+        norm = get_total_norm([value for value in state if value.is_floating_point() and value.dim()])
+        self._sound *= torch.isfinite(norm + loss)
+        self._n_sound += self._sound
+
+    def sound_steps(self) -> int:
+        """How many steps since the last call were sound, up to the first that was not: waits for the device."""
+        count = int(self._n_sound)
+        self._sound.fill_(1)
+        self._n_sound.zero_()
+        return count
 
     def begin_epoch(self, epoch: int) -> bool:
         """Enter stage 2 where the epoch belongs to it; True where it is the first that does."""

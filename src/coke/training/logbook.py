@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -20,9 +21,12 @@ class Logbook:
     Args:
         run: whose metrics.jsonl and tensorboard/ are written; None keeps no record (a dry run).
         console: where people read; None says nothing.
+        steps_done: of a run that goes on: what TensorBoard has of later steps is hidden.
     """
 
-    def __init__(self, run: Run | None, console: Console | None, *, tensorboard: bool) -> None:
+    def __init__(
+        self, run: Run | None, console: Console | None, *, tensorboard: bool, steps_done: int | None = None
+    ) -> None:
         first = distributed.rank() == 0
         self.run = run if first else None
         self.console = console if first else None
@@ -34,7 +38,8 @@ class Logbook:
             if tensorboard:
                 from torch.utils.tensorboard.writer import SummaryWriter
 
-                self._board = SummaryWriter(str(self.run.tensorboard))
+                purged = None if steps_done is None else steps_done + 1
+                self._board = SummaryWriter(str(self.run.tensorboard), purge_step=purged)
 
     def reopen(self) -> None:
         """Go on at the end of metrics.jsonl, after somebody rewrote it."""
@@ -50,13 +55,24 @@ class Logbook:
     def say(self, text: str) -> None:
         """One line for people."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            try:
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self.console = None  # a terminal that was closed: SIGHUP says what follows
 
     def write(self, record: dict[str, Any], *, step: int) -> None:
-        """One record, in its file before the next step begins; ``step`` counts from the run's start."""
+        """One record, in its file before the next step begins; ``step`` counts those done from the run's start."""
         if self._stream is not None:
-            self._stream.write(json.dumps(record) + "\n")
-            self._stream.flush()
+            try:
+                self._stream.write(json.dumps(record) + "\n")
+                self._stream.flush()
+            except OSError as error:  # a full disk
+                stream, self._stream = self._stream, None
+                with suppress(OSError):  # to close it tries again
+                    stream.close()
+                raise OSError(error.errno, error.strerror, stream.name) from error
         if self._board is not None:
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, step)

@@ -2,6 +2,7 @@
 
     Training.fit             epochs, until the schedule completes
     Training.run_epoch        steps: `Batches` in, `Learner.step`, `Logbook` out
+    Training._is_sound          every so many steps: what is not finite is taken back (`Guard`)
     Training._end_epoch        figures, k-NN and verdict (`Monitor`), epochs that still fit into `max_minutes`
     Training._save_or_stop     between two steps: a checkpoint where it is due, the end where a signal came
 
@@ -26,6 +27,7 @@ from coke.run import Run
 from coke.training import checkpoint
 from coke.training.batches import Batches
 from coke.training.config import Config
+from coke.training.guard import IN_A_ROW, Guard
 from coke.training.learner import Learner
 from coke.training.logbook import Logbook
 from coke.training.monitor import Monitor
@@ -89,6 +91,7 @@ class Training:
             config, backbone, n_features, n_images=n_images, steps_per_epoch=n_steps, fabric=fabric
         )
         self.schedule = self.learner.schedule
+        self.guard = Guard(self.learner)
         self.monitor = Monitor(config, seen, logbook)
         self.epoch, self.step, self.elapsed = 0, 0, 0.0
         self._time_limit = None if config.max_minutes is None else TimeLimit(config.max_minutes)
@@ -103,11 +106,14 @@ class Training:
         self._started, self._saved = time.monotonic() - self.elapsed, time.monotonic()
         self.learner.network.train()
         try:
-            with Interrupt() as interrupt:
+            with Interrupt() as interrupt, distributed.naming_the_lost(self._place):
                 while self.epoch < self.schedule.n_epochs:
                     self.run_epoch(run, interrupt)
         finally:
             self.logbook.flush()
+
+    def _place(self) -> str:
+        return f" at epoch {self.epoch}, step {self.step}"
 
     def run_epoch(self, run: Run, interrupt: Interrupt) -> None:
         """The steps of an epoch that are left, and its end. Raises `Stopped` after a signal."""
@@ -115,16 +121,22 @@ class Training:
             text = f"epoch {self.epoch}: from here on centers and labels are averaged (stage 2)"
             self.logbook.event(text, epoch=self.epoch)
         train, n_steps = self.epoch >= self.config.clustering_epochs, self.batches.n_steps
-        began, waited, first_step = time.monotonic(), 0.0, self.step
-        batches = self.batches.epoch(self.epoch, first_step)
+        began, waited, first_step, place = time.monotonic(), 0.0, self.step, -1
+        self.guard.begin(first_step)
         with self.logbook.epoch_bar(self.epoch, self.schedule.n_epochs, n_steps, first_step) as advance:
             while self.step < n_steps:
+                if place != self.step:  # at first, and where steps were taken back
+                    batches = self.batches.epoch(self.epoch, self.step)
                 asked = time.monotonic()
                 parts = next(batches)
                 waited += time.monotonic() - asked
                 loss = self.learner.step(parts, train)
-                advance(self._record_step(loss) if train else None)
-                self.step += 1
+                self.step = place = self.step + 1
+                record = (self.step - 1) % self.config.log_every == 0
+                look = record or self.step == n_steps or self.guard.wants_a_look(self.step)
+                if look and not self._is_sound(run):
+                    continue
+                advance(self._record_step(loss) if train and record else None)
                 if self.step < n_steps:
                     self._save_or_stop(run, interrupt)
         seconds = time.monotonic() - began
@@ -132,13 +144,31 @@ class Training:
         self._end_epoch(run, seconds=seconds, data_wait=waited / seconds, images_per_second=images / seconds)
         self._save_or_stop(run, interrupt)
 
+    def _is_sound(self, run: Run) -> bool:
+        """Whether all steps up to here left finite numbers; if not, goes back to where to go on.
+
+        Raises `DivergedError`, with a capsule written, once so many in a row did not.
+        """
+        before, skipped = self.step, self.guard.skipped
+        self.step = self.guard.look(before)
+        if self.guard.skipped == skipped:  # all are sound, or some are done again
+            return self.step == before
+        epoch, step = self.epoch, self.step - 1
+        text = f"epoch {epoch}, step {step}: numbers were not finite, the step is skipped"
+        self.logbook.event(f"{text} ({self.guard.skipped:,} in all)", epoch=epoch, step=step)
+        if self.guard.in_a_row >= min(IN_A_ROW, self.batches.n_steps):
+            keys = [self.splits.train.keys[number] for number in self.batches.order(epoch)[step].tolist()]
+            if distributed.rank() == 0:
+                state = {**self._state(self.guard.state), "keys": keys}
+                checkpoint.write(run.capsule, state, epoch=epoch, step=step)
+            raise self.monitor.stop(run, self.guard.in_a_row, epoch=epoch, step=step)
+        return False
+
     def _record_step(self, loss: Tensor) -> float | None:
         """The loss over all processes, every so many steps: to ask oftener would stall a GPU."""
-        if self.step % self.config.log_every:
-            return None
         value = float(distributed.sum_over_processes(loss)) / distributed.world_size()
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        where = {"epoch": self.epoch, "step": self.step}
+        where = {"epoch": self.epoch, "step": self.step - 1}
         record = {"kind": "step", **where, "loss": value, "learning_rate": rate}
         self.logbook.write(record, step=self._steps_done())
         return value
@@ -153,6 +183,7 @@ class Training:
             warmup_over=self.schedule.trained_steps >= self.schedule.warmup_steps,
             steps_done=self._steps_done(),
             learning_rate=self.schedule.learning_rate,
+            skipped=self.guard.skipped,
             **times,
         )
         trained, before = self.epoch >= self.config.clustering_epochs, self.elapsed
@@ -173,7 +204,10 @@ class Training:
         finished = self.epoch >= self.schedule.n_epochs
         late = time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
         late = distributed.any_process(late, device)  # clocks differ, and all must meet in `save`
-        if stop or finished or late or (ended and self.epoch % self.config.checkpoint_epochs == 0):
+        due = late or (ended and self.epoch % self.config.checkpoint_epochs == 0)
+        if not ended and (stop or due) and not self._is_sound(run):
+            return
+        if stop or finished or (due and self.guard.in_a_row == 0):
             self.save(run)
         if stop and not finished:
             raise Stopped(interrupt.signal or 0, self.epoch, self.step)
@@ -256,7 +290,7 @@ class Training:
                 if number == n_steps // 3:
                     total.item()
                     began = time.monotonic()
-            if not torch.isfinite(total):
+            if distributed.smallest(self.learner.sound_steps(), self.fabric.device) < n_steps:
                 raise ConfigError(
                     "the loss is not finite in the first steps: lower "
                     f"learning_rate={self.config.learning_rate:g}, or check the images and "
@@ -270,16 +304,23 @@ class Training:
     def save(self, run: Run) -> None:
         """Write a checkpoint of everything that the next step depends on."""
         self.elapsed, self._saved = time.monotonic() - self._started, time.monotonic()
+        state = self._state(self.learner.state_dict())
+        if distributed.rank() == 0:
+            run.check_there()
+            checkpoint.save(run, state, epoch=self.epoch, step=self.step)
+        distributed.barrier()
+
+    def _state(self, learned: dict[str, Any]) -> dict[str, Any]:
         train = self.splits.train
-        state = {
-            **self.learner.state_dict(),
+        return {
+            **learned,
+            "guard": self.guard.state_dict(),
+            "processes": distributed.world_size(),
+            "steps_per_epoch": self.batches.n_steps,
             "config": self.config.as_dict(),
             "data": {"fingerprint": train.fingerprint, "n_images": len(train)},
             "elapsed": self.elapsed,
         }
-        if distributed.rank() == 0:
-            checkpoint.save(run, state, epoch=self.epoch, step=self.step)
-        distributed.barrier()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint (see `checkpoint.load` and `checkpoint.check_same`).
@@ -294,6 +335,7 @@ class Training:
                 f"leave it out, or end the run there with epochs={done}"
             )
         self.learner.load_state_dict(state)
+        self.guard.load_state_dict(state.get("guard", self.guard.state_dict()))  # none in older ones
         self.epoch, self.step, self.elapsed = state["epoch"], state["step"], state["elapsed"]
         if all(getattr(self.config, key) == state["config"][key] for key in ("epochs", "max_minutes")):
             self.schedule.n_epochs, self._planned = int(state["schedule"]["n_epochs"]), True

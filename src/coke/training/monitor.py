@@ -70,12 +70,21 @@ class Monitor:
         self.logbook.write(record, step=steps_done)
         self.logbook.epoch_line(record, n_epochs)
         if run is not None and distributed.rank() == 0:
+            run.check_there()
             run.write_json(run.verdict_file, asdict(verdict))
         if not verdict.healthy:
             self.logbook.say(f"  {verdict}")
         if not finite:
             raise DivergedError(str(verdict))
         return verdict
+
+    def stop(self, run: Run, n_steps: int, *, epoch: int, step: int) -> DivergedError:
+        """The verdict on a run that stopped after so many steps in a row that were not finite, for raising."""
+        trained = epoch >= self.config.clustering_epochs
+        verdict = health.not_finite(n_steps, epoch, step, self.config.learning_rate if trained else None)
+        if distributed.rank() == 0:
+            run.write_json(run.verdict_file, asdict(verdict))
+        return DivergedError(f"{verdict}; {run.capsule} has the images of that step and the state before it")
 
     def _measure_knn(self, backbone: nn.Module, epoch: int, steps_done: int) -> None:
         """Accuracy on a fixed sample; the first one, after the clustering pass, is the untrained network's."""

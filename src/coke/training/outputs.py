@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coke import distributed
+from coke.atomic import atomic, remove
 from coke.bounded.files import as_bytes, estimator_of
 from coke.evaluation import extract
 from coke.explore.neighbours import sums_of_directions
@@ -22,7 +23,7 @@ from coke.method import OnlineConstrainedKMeans
 from coke.method.network import Network, pool
 from coke.model.embed import Partial
 from coke.model.predict import columns_of, placed
-from coke.run import Run, atomic
+from coke.run import Run
 from coke.training.config import Config
 from coke.training.map import write_map
 
@@ -40,6 +41,8 @@ def write_clustering(
     seconds: float = 0.0,
 ) -> None:
     """assignments.parquet and clusters.safetensors: every image's cluster in every head, within the head's bound.
+
+    What the run left after fewer epochs goes before: none of it lies beside what belongs to more of them.
 
     And map.parquet, by the head of most clusters: see `coke.training.map`.
 
@@ -78,6 +81,15 @@ def write_clustering(
             columns |= columns_of(head, place) | {f"trained_{head}": labels.astype(np.int32)}
             counts = np.bincount(place["cluster"], minlength=len(centers))
             heads.append((centers, torch.from_numpy(prices), torch.from_numpy(counts)))
+        remove(
+            run.backbone,
+            run.projector,
+            run.clusters,
+            run.assignments,
+            run.map,
+            run.evaluation_file,
+            run.report,
+        )
         finest = max(range(len(heads)), key=lambda head: len(heads[head][0]))
         clusters = np.asarray(columns[f"cluster_{finest}"])
         write_map(run.map, features, clusters, heads[finest][0], images, seconds=seconds)

@@ -23,6 +23,7 @@ from coke.progress import progress_bar
 from coke.run import Run
 from coke.training import backbone as backbones
 from coke.training import checkpoint, outputs
+from coke.training.batches import steps_per_epoch
 from coke.training.config import Config
 from coke.training.continued import carry_over, drift, load_earlier_backbone, read_earlier
 from coke.training.continued import in_words as drift_in_words
@@ -50,7 +51,9 @@ def start(
         resume: continue the run in the folder.
         console: where people read; None is silent.
     """
-    state = checkpoint.load(run) if resume and run is not None else None
+    state = None
+    if resume and run is not None:  # what is damaged is said before any work
+        state, _, _ = checkpoint.load(run), run.environment, run.metrics()
     if run is not None and not resume:
         check_folder(run)
     fabric = make_fabric(plan.config)
@@ -61,16 +64,18 @@ def start(
     backbone = backbones.make_backbone(config) if backbone is None else backbone
     n_features = backbones.check_backbone(backbone, config)
     told, changed, earlier = [], [], None
-    if state is not None:
-        train = plan.splits.train
-        changed = checkpoint.check_same(state, config, train.fingerprint, len(train))
+    if state is not None and run is not None:
+        train, free = plan.splits.train, checkpoint.may_change(run, state)
+        changed = checkpoint.check_same(state, config, train.fingerprint, len(train), free)
     elif config.continues:
         earlier = read_earlier(Run(config.continues), config)
         load_earlier_backbone(earlier, backbone)
     elif config.init:
         told = [backbones.start_from(backbone, backbones.find_init(config.init))]
     initial = own_tensors(backbone.state_dict()) if state is None else None
-    logbook = Logbook(run, console, tensorboard=config.tensorboard)
+    steps = steps_per_epoch(len(plan.splits.train), config.batch_size)
+    done = None if state is None else state["epoch"] * steps + state["step"]
+    logbook = Logbook(run, console, tensorboard=config.tensorboard, steps_done=done)
     seen = plan.splits
     if config.shrink:
         with progress_bar(console, "shrinking large images") as progress:
@@ -113,8 +118,10 @@ def check_folder(run: Run) -> None:
 def _load(training: Training, state: dict[str, Any]) -> None:
     try:
         training.load_state_dict(state)
-    except RuntimeError as error:  # torch's, of a module of the same class with other layers
-        why = textwrap.shorten(str(error), 300)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        why = textwrap.shorten(str(error), 300)  # torch's, of a module of the same class with other layers
         raise ResumeError(f"the checkpoint does not fit the backbone given: {why}") from error
 
 
@@ -153,9 +160,8 @@ def _continue(run: Run, training: Training, changed: list[str]) -> None:
     epoch, step = training.epoch, training.step
 
     def before(record: dict[str, Any]) -> bool:
-        if record["kind"] in ("step", "event"):
-            return bool((record["epoch"], record["step"]) < (epoch, step))
-        return bool(record["epoch"] < epoch)
+        then = record.get("epoch", 0), record.get("step", 0)
+        return bool(then < (epoch, step) if record["kind"] in ("step", "event") else then[0] < epoch)
 
     if distributed.rank() == 0:
         run.cut_metrics(before)
@@ -174,12 +180,12 @@ def write_outputs(run: Run, training: Training) -> None:
     network = learner.network.module
     config = training.config
     seen = Preprocessing(config.image_size, config.mean, config.std)
-    write_backbone(run.backbone, network.backbone, config.backbone, seen)
-    write_projector(run.projector, network.projector)
     labels = learner.memory.labels
     outputs.write_clustering(
         run, network, learner.clusterings, labels, images, config, seconds=training.elapsed
     )
+    write_projector(run.projector, network.projector)
+    write_backbone(run.backbone, network.backbone, config.backbone, seen)  # last: with it a run is finished
     if config.continues and Run(config.continues).assignments.is_file():
         found = drift(read_earlier(Run(config.continues), config), run, images)
         run.write_json(run.drift_file, found)
