@@ -84,7 +84,7 @@ def test_a_cpu_gets_what_it_can_train():
     photographs = auto(images(100, ((375, 500),)))
     assert (photographs.config.backbone, photographs.config.image_size) == ("resnet18", 128)
     assert (
-        "view size 128 px: the median of the images' shorter sides is 375 px, and larger ones"
+        "view size 128 px: the median of the images' shorter sides is 375 px, and larger ones want"
         in "\n".join(photographs.reasons)
     )
     assert auto(images(20_000, ((375, 500),))).config.backbone == "coke_conv5_w24"

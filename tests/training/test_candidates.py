@@ -117,9 +117,11 @@ def test_large_networks_are_for_many_images_and_much_time(tmp_path: Path) -> Non
     plan = make_plan(photos, None, {"accelerator": "cpu", "max_minutes": 1e-5})
     assert (plan.config.backbone, plan.config.image_size) == ("coke_conv5_w24", 64)
     (said,) = [reason for reason in plan.reasons if reason.startswith("backbone")]
-    assert re.search(r"resnet18 at 96 px would take \d+ (minutes|hours) for 200 epochs", said)
+    assert re.search(
+        r"resnet18 at 96 px would take (\d+ minutes|\d+ hours|about a minute) for 200 epochs", said
+    )
     assert (
-        "view size 64 px: the median of the images' shorter sides is 96 px, and larger ones take"
+        "view size 64 px: the median of the images' shorter sides is 96 px, and larger ones want"
         in "\n".join(plan.reasons)
     )
     assert FEW_EPOCHS < ENOUGH

@@ -115,4 +115,6 @@ def seconds_per_image(backbone: str, size: int, device: str) -> float:
 
 
 def _long(minutes: float) -> str:
-    return f"{minutes / 60:.0f} hours" if minutes >= 100 else f"{max(1, minutes):.0f} minutes"
+    if minutes >= 100:
+        return f"{minutes / 60:.0f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
