@@ -85,7 +85,7 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
 
     side = int(images.sizes.min(dim=1).values.median())
     taken, largest, why = _network(settled, n_images, side, "cpu" if cpu else given.accelerator)
-    limit = f", and larger ones want more images or time, see backbone" if taken.size < largest else ""
+    limit = ", and larger ones want more images or time, see backbone" if taken.size < largest else ""
     settle(
         "views.size",
         taken.size,
