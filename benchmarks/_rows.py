@@ -60,15 +60,22 @@ def normal(n_features: int) -> Rows:
 
 def mixture(n: int, n_components: int = 500, n_features: int = 128) -> Array:
     """Normal rows around normal centers, component j from 1 drawn with a probability proportional to 1 / j."""
+    return grouped(n, n_components, n_features)[0]
+
+
+def grouped(n: int, n_components: int, n_features: int = 128) -> tuple[Array, Array]:
+    """A `mixture`, and of each row its component, from 0."""
     random, share = np.random.default_rng(0), 1 / np.arange(1, n_components + 1)
     centers = random.standard_normal((n_components, n_features), dtype=np.float32)
-    rows = np.empty((n, n_features), dtype=np.float32)
+    rows, component = np.empty((n, n_features), dtype=np.float32), np.empty(n, dtype=np.int64)
     for first in range(0, n, 2**16):
         block = rows[first : first + 2**16]
-        component = random.choice(n_components, len(block), p=share / share.sum())
+        own = component[first : first + 2**16] = random.choice(
+            n_components, len(block), p=share / share.sum()
+        )
         random.standard_normal(out=block, dtype=np.float32)
-        block += centers[component]
-    return rows
+        block += centers[own]
+    return rows, component
 
 
 def small_real(name: str, n: int) -> Array:

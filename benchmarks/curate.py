@@ -7,8 +7,9 @@ sampling from the top); and the choice that knows the classes. Two sets:
 
     cifar   CIFAR-10, classes of 5,000 to 50 images (imbalance 100), features of a run of coke on them, without labels
     digits  scikit-learn's digits, classes of 140 to 4 (imbalance 40), pixels, in which clusters follow classes
+    many    a million rows of 128 features in 1,000 groups of sizes 1 / rank, in a file: time, memory, groups that give
 
-    python benchmarks/curate.py
+    python benchmarks/curate.py [--only many --rows 200000]
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import argparse
 import io
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +33,12 @@ import torch
 from PIL import Image
 
 import _common as common
+from _rows import grouped
+from memory import MIB, resident
 
 DATA = Path("../shared/data/cifar10")
 LARGEST, IMBALANCE, CLASSES = 5000, 100, 10
+PARTS = ("digits", "cifar", "many")
 SIZES = {"cifar": (250, 500, 1000), "digits": (30, 60, 120)}
 SEEDS = {"cifar": (0, 1, 2), "digits": tuple(range(10))}
 LEVELS = {"cifar": ((110,), (120, 12), (600, 60)), "digits": ((20,), (60, 12))}  # of the reference
@@ -47,6 +54,8 @@ RUN = {
 }
 COPIES = {"JPEG, quality 90": 90, "JPEG, quality 50": 50, "shifted by a pixel": None}
 N_COPIES = 500  # of each kind
+MANY, GROUPS, FROM_MANY = 1_000_000, 1_000, 100  # rows, their groups, and of how many rows one is chosen
+BESIDE_ROWS = 2048 * MIB  # wanted at most beside the rows
 
 Array = np.ndarray[Any, Any]
 
@@ -60,22 +69,67 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/curate"), help="where runs and features are kept"
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts; default all")
+    parser.add_argument("--rows", type=int, default=MANY, help=f"of the part many; default {MANY:,}")
     options = parser.parse_args()
-    if not options.data.is_dir():
+    if "cifar" in options.only and not options.data.is_dir():
         sys.exit(
-            f"{options.data} is not there: give --data, a folder of CIFAR-10 as parquet (train-*, test-*)"
+            f"{options.data} is not there: give --data, a folder of CIFAR-10 as parquet (train-*, test-*), "
+            "or leave it out with --only digits many"
         )
     where = common.environment()
     common.print_environment(where)
     options.runs.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
-    for kind in ("digits", "cifar"):
+    for kind in (part for part in PARTS if part in options.only and part in SIZES):
         features = digits() if kind == "digits" else cifar(options)
         print(f"\n{kind}: {np.bincount(features['labels']).tolist()} images of the classes", flush=True)
         sizes, seeds = (SIZES[kind][:1], (0,)) if options.quick else (SIZES[kind], SEEDS[kind])
         results[kind] = {"choices": choices(features, LEVELS[kind], sizes, seeds)}
-    results["cifar"]["duplicates"] = duplicates(features, 20 if options.quick else N_COPIES)
+        if kind == "cifar":
+            results[kind]["duplicates"] = duplicates(features, 20 if options.quick else N_COPIES)
+    if "many" in options.only:
+        results["many"] = many(4_000 if options.quick else options.rows)
     common.write_result("curate", options, {"environment": where, "results": results})
+
+
+def many(n_rows: int) -> dict[str, Any]:
+    """What a choice of one row in `FROM_MANY` takes; made and measured in processes of their own."""
+    print(f"\nmany: {n_rows:,} rows in {GROUPS:,} groups", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for step in (write_rows, choose_from):
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                found = alone.submit(step, Path(folder), n_rows).result()
+    met = found["peak_bytes"] <= found["rows_bytes"] + BESIDE_ROWS
+    print(
+        f"{found['n']:,} chosen in {found['seconds']:.0f} s; peak {found['peak_bytes'] / MIB:,.0f} MiB, "
+        f"{found['before_bytes'] / MIB:,.0f} of it libraries, the rows {found['rows_bytes'] / MIB:,.0f} MiB: wanted at "
+        f"most {BESIDE_ROWS / MIB:,.0f} beside these: {'met' if met else 'MISSED'}; groups that give: "
+        f"{found['groups']} of {found['groups_there']}, of as many random rows {found['groups_random']}",
+        flush=True,
+    )
+    return {**found, "wanted_bytes": found["rows_bytes"] + BESIDE_ROWS, "met": met}
+
+
+def write_rows(folder: Path, n_rows: int) -> None:
+    for name, values in zip(("rows", "groups"), grouped(n_rows, GROUPS), strict=True):
+        np.save(folder / f"{name}.npy", values)
+
+
+def choose_from(folder: Path, n_rows: int) -> dict[str, Any]:
+    """Seconds and peak of resident memory, mapped rows and libraries included (Linux)."""
+    import coke.curation
+
+    n = n_rows // FROM_MANY
+    coke.curation.curate(np.load(folder / "rows.npy", mmap_mode="r")[:4_000], 40)  # compiles
+    before, began = resident("VmRSS"), time.perf_counter()
+    choice = coke.curation.curate(folder / "rows.npy", n)
+    seconds, peak = time.perf_counter() - began, resident("VmHWM")
+    groups, drawn = np.load(folder / "groups.npy"), np.random.default_rng(0).permutation(n_rows)[:n]
+    found = {"rows": n_rows, "n": len(choice.rows), "seconds": seconds, "peak_bytes": peak}
+    found |= {"before_bytes": before, "rows_bytes": (folder / "rows.npy").stat().st_size}
+    given = (("groups", groups[choice.rows]), ("groups_there", groups), ("groups_random", groups[drawn]))
+    return found | {name: len(np.unique(of)) for name, of in given}
 
 
 def long_tail(labels: Array, largest: int, imbalance: int) -> Array:

@@ -6,6 +6,7 @@ Each decision comes with its reason in words, which ``--dry-run`` shows and the 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,15 @@ from coke.errors import ConfigError, DataError
 from coke.images import ImageSet
 from coke.method.dual_step import auto_dual_lr, check_n_clusters, min_size
 from coke.training.backbone import find_init
+from coke.training.candidates import (
+    ENOUGH,
+    MANY_IMAGES,
+    SMALL_IMAGE,
+    Candidate,
+    candidates,
+    fitting,
+    seconds_per_image,
+)
 from coke.training.config import AUTO, Config, chosen
 from coke.training.recipes import RECIPES, Recipe
 from coke.training.settings import places
@@ -26,8 +36,6 @@ FEW_IMAGES = (
 )
 FEWEST_IMAGES = 4  # two clusters of two
 CPU_MINUTES = 60  # of training, where nobody says how many epochs
-CPU_SIDE = 128  # px, the largest view that a CPU gets by itself
-SMALL_IMAGE = 64  # px: up to here the small stem, beyond it timm's own
 SMALLEST_STD = 1e-3  # what images without contrast are divided by
 STAND_INS: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.2] * 3, "backbone": "", "dual_lr": 1.0}
 STAND_INS |= {"epochs": 1_000_000, "batch_size": 2, "learning_rate": 0.1}  # beside n_clusters
@@ -67,27 +75,24 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
         )
 
     cpu = given.accelerator == "cpu" or (given.accelerator == "auto" and not torch.cuda.is_available())
+    epochs = 200 if n_images < 1_000_000 else 400
+    if settled["epochs"] is None and cpu and given.max_minutes is None:
+        settled["max_minutes"] = CPU_MINUTES
+        reasons.append(
+            f"max_minutes {CPU_MINUTES}: as many epochs as a CPU has time for; epochs=NUMBER takes as long as it takes"
+        )
+    settle("epochs", epochs, f"{epochs} epochs: 200 below a million images, 400 from there on")
+
     side = int(images.sizes.min(dim=1).values.median())
-    size = max(8, side) if side <= SMALL_IMAGE else min(CPU_SIDE if cpu else 224, side // 32 * 32)
-    limit = f", and a CPU takes its time beyond {CPU_SIDE} px" if cpu and side >= CPU_SIDE + 32 else ""
+    taken, largest, why = _network(settled, n_images, side, "cpu" if cpu else given.accelerator)
+    limit = ", and larger ones want more images or time, see backbone" if taken.size < largest else ""
     settle(
         "views.size",
-        size,
-        f"view size {size} px: the median of the images' shorter sides is {side} px{limit}",
+        taken.size,
+        f"view size {taken.size} px: the median of the images' shorter sides is {side} px{limit}",
     )
     view = check_settings(settled).large_views[0]
-    small = view.size <= SMALL_IMAGE
-    if small:
-        backbone, why = "coke_resnet18_small", f"views of at most {SMALL_IMAGE} px need a 3 x 3 stem"
-        if cpu:
-            why = f"the device is a CPU; {backbone} learns more, by 40 times the arithmetic"
-            backbone = "coke_conv5_w24"
-    elif cpu:
-        backbone, why = "resnet18", "a CPU is too slow for a larger network"
-    elif n_images < 200_000:
-        backbone, why = "resnet18", f"{n_images:,} images are too few for a larger network"
-    else:
-        backbone, why = "resnet50", f"{n_images:,} images"
+    small, backbone = view.size <= SMALL_IMAGE, taken.backbone
     if given.init and settled["backbone"] is None:
         started = find_init(given.init).architecture
         if started is None:
@@ -108,7 +113,8 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             reasons.append("the last fifth of the epochs averages centers and labels")
         settled["objective"] = {**recipe["objective"], **settled.get("objective", {})}
 
-    upright = small and settled["backbone"] == backbone and view.rotation < 45
+    takes_halves = settled["backbone"] == backbone or settled["backbone"].startswith("coke_")
+    upright = small and takes_halves and view.rotation < 45
     if small:  # which gained from losses beyond the paper (docs/log.md)
         why = "without it small images' features fall into few dimensions"
         settle("objective.decorrelation", 0.01, f"objective.decorrelation 0.01: {why}")
@@ -171,14 +177,6 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
         f"epoch (aim {climb:g}), one image lowers it by at most {max(duals) / batch_size:.4f}",
     )
 
-    epochs = 200 if n_images < 1_000_000 else 400
-    if settled["epochs"] is None and cpu and given.max_minutes is None:
-        settled["max_minutes"] = CPU_MINUTES
-        reasons.append(
-            f"max_minutes {CPU_MINUTES}: as many epochs as a CPU has time for; epochs=NUMBER takes as long as it takes"
-        )
-    settle("epochs", epochs, f"{epochs} epochs: 200 below a million images, 400 from there on")
-
     for key, measured, least in (("mean", images.mean, 0.0), ("std", images.std, SMALLEST_STD)):
         statistics = [max(round(value, 4), least) for value in measured]
         reason = f"{key} {statistics}: measured over all {n_images:,} images"
@@ -194,6 +192,40 @@ def resolve(settings: Mapping[str, Any], images: ImageSet) -> Resolved:
             "`coke embed NAME DATA`, by such weights alone, then `coke cluster`"
         )
     return Resolved(Config(**settled), reasons)
+
+
+def _network(
+    settled: Mapping[str, Any], n_images: int, side: int, accelerator: str
+) -> tuple[Candidate, int, str]:
+    """The network and views that are taken if nothing is said, the largest views that could be, and why.
+
+    Nothing is measured where several processes would have to agree on it.
+    """
+    given, cpu = check_settings(settled), accelerator == "cpu"
+    asked = any(node[key] is not None for node, key in places(settled, "views.size"))
+    options = candidates(n_images, side, given.large_views[0].size if asked else None)
+    largest = options[0].size
+    minutes = CPU_MINUTES if cpu and given.max_minutes is None else given.max_minutes
+    device = "cpu" if cpu else "cuda"
+    measures = settled["backbone"] is None and not given.init and minutes is not None
+    measures &= accelerator in ("auto", "cpu", "cuda", "gpu") and (cpu or torch.cuda.is_available())
+    measures &= given.devices in ("auto", 1, "1") and os.environ.get("WORLD_SIZE", "1") == "1"
+    wants = ""
+    if cpu and (not measures or n_images < FEW_IMAGES):
+        options = [option for option in options if option.least < ENOUGH]
+        wants = f"the device is a CPU, where a larger network wants {FEW_IMAGES:,} images and hours"
+    if measures and len(options) > 1:
+        n_views = len(given.large_views)
+        taken, why = fitting(
+            options,
+            lambda option: n_views * n_images * seconds_per_image(option.backbone, option.size, device),
+            minutes=minutes or 0,
+            epochs=given.epochs,
+        )
+        return taken, largest, f"{wants}; {why}" if wants else why
+    stem = f"views of at most {SMALL_IMAGE} px need a 3 x 3 stem"
+    few = "" if n_images >= MANY_IMAGES else " are too few for a larger network"
+    return options[0], largest, wants or (stem if largest <= SMALL_IMAGE else f"{n_images:,} images{few}")
 
 
 def check_settings(settings: Mapping[str, Any]) -> Config:

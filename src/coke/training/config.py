@@ -244,4 +244,5 @@ def _normalised(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(text: str) -> float:
-    return int(number) if (number := float(text)).is_integer() else number
+    number = float(text)  # beyond 64 bits pydantic 2.11 takes no whole number for a number
+    return int(number) if number.is_integer() and abs(number) < 2**63 else number
