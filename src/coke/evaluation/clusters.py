@@ -10,7 +10,7 @@ from typing import TypedDict
 from torch import Tensor
 from torch.nn import functional
 
-from coke.errors import ConfigError, DataError
+from coke.errors import DataError
 from coke.evaluation.checks import Integers, checked_features, checked_labels, whole_numbers
 
 
@@ -58,33 +58,23 @@ def agreement(labels: Integers, clusters: Integers) -> ClusterScores:
     )
 
 
-def cluster_scores(
-    features: Tensor, labels: Integers, *, n_clusters: int | None = None, n_init: int = 10, seed: int = 0
-) -> ClusterScores:
+def cluster_scores(features: Tensor, labels: Integers, *, n_init: int = 10, seed: int = 0) -> ClusterScores:
     """Cluster features [N, F] with k-means and compare with labels [N].
 
-    Features are centred on their mean and normalised to unit length, as for k-NN; k is the number of classes
-    unless given; the best of ``n_init`` seeded starts (k-means++) by the k-means objective counts, never by
-    the labels. The same procedure serves every representation. Raises `DataError` for rows that do not match,
-    missing labels, NaN, one class only, or fewer images than clusters; `ConfigError` for fewer than one
-    start.
+    Features are centred on their mean and normalised to unit length, as for k-NN; k is the number of classes; the best
+    of ``n_init`` seeded starts (k-means++) by the k-means objective counts, never by the labels. Raises `DataError`
+    for rows that do not match, missing labels, NaN, and one class only.
     """
     from sklearn.cluster import KMeans
 
     checked = checked_features(features, "clustered")
     classes = checked_labels(labels, "clustered", len(checked))
-    found = len(classes.unique())
-    if found < 2:
-        raise DataError(
-            f"all {len(checked)} labels are {int(classes[0])}: clusters need two classes to compare with"
-        )
-    wanted = found if n_clusters is None else n_clusters
-    if wanted < 1 or n_init < 1:
-        raise ConfigError(f"n_clusters and n_init must be at least 1, got {wanted} and {n_init}")
-    if wanted > len(checked):
-        raise DataError(f"{wanted} clusters asked of {len(checked)} images: lower n_clusters")
+    n_classes = len(classes.unique())
+    if n_classes < 2:
+        only = f"all {len(checked)} labels are {int(classes[0])}"
+        raise DataError(f"{only}: clusters need two classes to compare with")
     points = functional.normalize(checked - checked.mean(dim=0), dim=1).cpu().numpy()
-    return agreement(classes, KMeans(n_clusters=wanted, n_init=n_init, random_state=seed).fit(points).labels_)
+    return agreement(classes, KMeans(n_classes, n_init=n_init, random_state=seed).fit(points).labels_)
 
 
 def head_scores(assignments: Tensor, labels: Integers) -> list[HeadScores]:
