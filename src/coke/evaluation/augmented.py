@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coke.errors import ConfigError, DataError
+from coke.errors import DataError
 from coke.evaluation.checks import checked_features, checked_problem
 from coke.evaluation.features import Device, evaluating, extract, normalised, pooled
 from coke.images.augment import crop_boxes, draw, warp
@@ -76,13 +76,8 @@ def augmented_linear_probe(
     The backbone stays in eval mode and gets no gradient; its modes and device are restored. The layer starts
     at 0; the last batch of an epoch may be short. The result depends on ``seed`` (order, crops, flips) alone,
     up to the rounding of the device. Raises `DataError` for missing labels, one class only or splits without a
-    class in common, `ConfigError` for settings out of range, all before training.
+    class in common, before training.
     """
-    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
-        raise ConfigError(
-            f"epochs and batch_size must be at least 1 and learning_rate above 0, "
-            f"got {epochs}, {batch_size} and {learning_rate}"
-        )
     for images in (bank, query):
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: a linear probe needs a labelled bank and query")
