@@ -110,3 +110,13 @@ def test_directions_of_very_different_spread_are_fitted_to_the_optimum():
     error = (features @ weight.T + bias[:, 0]).softmax(dim=1) - torch.nn.functional.one_hot(labels, 3)
     gradient = error.T @ features / 300 + 1e-4 * weight
     assert gradient.abs().max() < 1e-3  # of features up to 100
+
+
+def test_moments_that_rounding_left_indefinite_are_no_obstacle():
+    features, labels = problem(200, 1, 2, spread=0.1)
+    twice = features.expand(200, 2)
+    indefinite = torch.tensor([[1.0, 1.001], [1.001, 1.0]])
+    found = fit_logistic(twice, labels, 2, indefinite, weight_decay=1e-4, tolerance=1e-6)
+    expected = LogisticRegression(C=1 / (200 * 1e-4), tol=1e-8, max_iter=5000).fit(twice, labels)
+    assert torch.isfinite(found).all()
+    assert ((twice @ found[:, :-1].T + found[:, -1]).argmax(1).numpy() == expected.predict(twice)).all()

@@ -46,7 +46,7 @@ def knn_predict(
     mean, n_classes = bank.mean(dim=0), int(bank_classes.max()) + 1
     unit = functional.normalize(bank - mean, dim=1)
     predicted = []
-    for block in query.split(max(1, SCORES_AT_ONCE[bank.device.type] // len(bank))):
+    for block in query.split(max(1, SCORES_AT_ONCE["cuda" if bank.is_cuda else "cpu"] // len(bank))):
         best = (functional.normalize(block - mean, dim=1) @ unit.T).topk(k, dim=1)
         # relative to the nearest neighbour: the same winner, and no overflow at small temperatures
         weights = ((best.values - best.values[:, :1]) / temperature).exp()
@@ -106,7 +106,12 @@ def fit_logistic(
     dim, stretch = features.shape[1], n_classes**0.5  # the bias's curvature is about 1 / C
     curvature = moments.double() / n_classes
     curvature.diagonal().add_(weight_decay)
-    factor = torch.linalg.cholesky(curvature).to(features)
+    for _ in range(5):
+        factor, failed = torch.linalg.cholesky_ex(curvature)
+        if not failed:
+            break
+        curvature.diagonal().mul_(1.1)  # rounding left it indefinite: whatever is near the curvature will do
+    factor = factor.to(features)
     first = features.new_zeros(n_classes, dim + 1) if start is None else start
     unknown = torch.cat([first[:, :-1] @ factor, first[:, -1:] / stretch], dim=1)
     optimizer = torch.optim.LBFGS(
