@@ -17,7 +17,11 @@ from safetensors.torch import load_file
 
 import coke
 from coke.errors import ConfigError, DataError, ResumeError, UnreadableError
+from coke.evaluation import augmented_linear_probe
+from coke.images import open_data
 from coke.run import Run
+from coke.training.backbone import load_backbone
+from coke.training.config import Config
 from tiny_runs import SETTINGS, tiny, write_textures
 
 
@@ -342,7 +346,12 @@ def test_module_that_is_no_backbone(tmp_path: Path, shape: str) -> None:
 def test_users_module_stands_for_both_networks(run: Run) -> None:
     """The augmented probe asks both networks last: one module must not have become the other by then."""
     shown = coke.evaluate(run, backbone=tiny(5), augmented=True)["representations"]
-    assert shown["untrained"]["linear_augmented"] != shown["trained"]["linear_augmented"]
+    config, splits = Config(**run.config), open_data(run.data, max_unreadable_share=0.05)
+    seen = {"size": config.image_size, "mean": config.mean, "std": config.std, "seed": config.seed}
+    for name, file in (("untrained", run.initial), ("trained", run.backbone)):
+        alone = load_backbone(config, file, tiny(5))
+        score = augmented_linear_probe(alone, splits.bank, splits.query, **seen)
+        assert shown[name]["linear_augmented"] == score, name
 
 
 @pytest.mark.parametrize("data", [["flat"], 3, b"flat"])

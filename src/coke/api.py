@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from coke import distributed
 from coke.errors import CokeError, ConfigError, DataError, ResumeError
@@ -27,7 +27,7 @@ from coke.evaluation import (
 from coke.images import ImageSet, Splits, has_columns, open_data
 from coke.images.unreadable import list_unreadable, listed_in
 from coke.model.files import load
-from coke.progress import progress_bar
+from coke.progress import progress_bar, say
 from coke.report import write_page
 from coke.run import Run
 from coke.training.backbone import load_backbone
@@ -87,14 +87,8 @@ def pretrain(
     if not resume:
         check_folder(run)  # before images are read
     with progress_bar(console, "reading images") as progress, listed_in(run.unreadable_file):
-        plan = make_plan(
-            data,
-            recipe,
-            {**(overrides or {}), **keys},
-            run=run if resume else None,
-            backbone=backbone,
-            progress=progress,
-        )
+        asked, going_on = {**(overrides or {}), **keys}, run if resume else None
+        plan = make_plan(data, recipe, asked, run=going_on, backbone=backbone, progress=progress)
     with run.alone():
         training = start(plan, run, backbone=backbone, resume=resume, console=console)
         try:
@@ -110,30 +104,23 @@ def pretrain(
             training.logbook.close()
         if distributed.rank() == 0 and not written:
             with distributed.alone():
-                finish(run, plan.splits, training.config, backbone=backbone, console=console)
+                _finish(run, plan.splits, training.config, backbone, console)
             mark_written(run, training)
         distributed.barrier()
     return run
 
 
-def finish(
-    run: Run,
-    splits: Splits,
-    config: Config,
-    *,
-    backbone: nn.Module | None = None,
-    console: Console | None = None,
+def _finish(
+    run: Run, splits: Splits, config: Config, backbone: nn.Module | None, console: Console | None
 ) -> None:
     """Evaluate a trained run where there are labels, and write its report."""
     if splits.bank is not None:
         try:
-            run.write_json(
-                run.evaluation_file, evaluate_on(run, splits, config, backbone=backbone, console=console)
-            )
+            scores = _scores(run, splits, config, backbone=backbone, console=console)
+            run.write_json(run.evaluation_file, scores)
         except CokeError as error:  # the run is done: labels that no probe can use must not cost it
             run.write_json(run.evaluation_file, {"note": f"not evaluated: {error}"})
-            if console is not None:
-                console.print(f"not evaluated: {error}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"not evaluated: {error}")
     write_page(run, splits.train)
 
 
@@ -172,28 +159,20 @@ def evaluate(
             f"{run.path} is not finished: {run.backbone.name} is missing; continue it with --resume"
         )
     _ = run.environment  # damaged, or of a newer coke: said before any work
-    asked = data or run.data
-    columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
-    if any(
-        column != Config.model_fields[name].default for name, column in columns.items()
-    ) and not has_columns(asked):
-        columns = {}  # other images than the run's, in a folder
     with listed_in(run.evaluation_unreadable_file):
         splits = open_data(
-            asked,
-            seed=config.seed,
+            data or run.data,
             max_unreadable_share=config.max_unreadable_share,
             max_image_pixels=config.max_image_pixels,
-            contents=_contents(run),
-            **columns,
+            **_as_in_training(run, data or run.data),
         )
     list_unreadable(run.evaluation_unreadable_file, splits.unreadable)
-    if splits.unreadable and console is not None:
-        left = f"{len(splits.unreadable):,} images cannot be read: {run.evaluation_unreadable_file} says why"
-        console.print(left, highlight=False, markup=False, soft_wrap=True)
+    if splits.unreadable:
+        where = f"{run.evaluation_unreadable_file} says why"
+        say(console, f"{len(splits.unreadable):,} images cannot be read: {where}")
     if splits.bank is None:
         raise DataError(f"{splits.train.name}: {splits.note}; evaluation needs labels")
-    evaluation = evaluate_on(run, splits, config, backbone=backbone, augmented=augmented, console=console)
+    evaluation = _scores(run, splits, config, backbone=backbone, augmented=augmented, console=console)
     own = _is_own(run, splits)
     run.write_json(run.evaluation_file, _beside(run, evaluation, splits, data, own))
     write_page(run, splits.train if own else None, data if own else None)
@@ -216,12 +195,9 @@ def write_report(run: Run | str | os.PathLike[str], data: str | os.PathLike[str]
     run = run if isinstance(run, Run) else Run(run)
     if data is None:
         return write_page(run, None)
-    config, contents = run.config if run.config_file.is_file() else {}, _contents(run)
-    names = ("image_column", "label_column") if has_columns(data) else ()
-    columns = {name: config[name] for name in names if name in config}
-    seed = config.get("seed", 0)
-    images = open_data(data, seed=seed, max_unreadable_share=1.0, contents=contents, **columns).train
-    here = [row.tobytes() for row in images.hashes.numpy()]
+    asked = _as_in_training(run, data)
+    images = open_data(data, max_unreadable_share=1.0, **asked).train
+    here, contents = [row.tobytes() for row in images.hashes.numpy()], asked["contents"]
     if contents is not None and not set(contents) & set(here):
         raise DataError(
             f"{data} holds other images: none of the run's images is among the {len(here):,} there"
@@ -231,14 +207,14 @@ def write_report(run: Run | str | os.PathLike[str], data: str | os.PathLike[str]
     return write_page(run, images, data)
 
 
-def evaluate_on(
+def _scores(
     run: Run,
     splits: Splits,
     config: Config,
     *,
-    backbone: nn.Module | None = None,
+    backbone: nn.Module | None,
     augmented: bool = False,
-    console: Console | None = None,
+    console: Console | None,
 ) -> dict[str, Any]:
     """`evaluate` with the images at hand: prints the table and returns the scores."""
     bank, query = splits.bank, splits.query
@@ -247,49 +223,33 @@ def evaluate_on(
     assert bank.labels is not None
     assert query.labels is not None
     device = "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
-    size = config.image_size
-    mean, std = config.mean, config.std
-
-    def features(network: nn.Module) -> tuple[Tensor, Tensor]:
-        found = [
-            extract(network, images, size=size, mean=mean, std=std, device=device) for images in (bank, query)
-        ]
-        return to_device(found[0], device), found[1]
-
-    small = min(size, 32)
-    bank_pixels, query_pixels = (
-        raw_pixels(images, size=small, mean=mean, std=std) for images in (bank, query)
-    )
-    representations = {"raw pixels": (to_device(bank_pixels, device), query_pixels)}
+    normal: dict[str, Any] = {"mean": config.mean, "std": config.std}
+    seen = {**normal, "size": config.image_size, "device": device}
+    small = min(config.image_size, 32)
     untrained = load_backbone(config, run.initial, copy.deepcopy(backbone))  # a user's module is one
-    adapt_batch_norm(untrained, bank, size=size, mean=mean, std=std, device=device)
-    representations["untrained"] = features(untrained)
-    trained = load_backbone(config, run.backbone, backbone)
-    representations["trained"] = features(trained)
+    adapt_batch_norm(untrained, bank, **seen)
+    networks = {"untrained": untrained, "trained": load_backbone(config, run.backbone, backbone)}
+    found = {"raw pixels": [raw_pixels(images, size=small, **normal) for images in (bank, query)]}
+    found |= {
+        name: [extract(one, images, **seen) for images in (bank, query)] for name, one in networks.items()
+    }
+    representations = {name: (to_device(own, device), asked) for name, (own, asked) in found.items()}
     scores = evaluate_representations(
-        representations,
-        bank.labels,
-        query.labels,
-        linear=config.linear_probe,
-        seed=config.seed,
+        representations, bank.labels, query.labels, linear=config.linear_probe, seed=config.seed
     )
-    if augmented:
-        for name, network in (("untrained", untrained), ("trained", trained)):
-            scores[name]["linear_augmented"] = augmented_linear_probe(
-                network, bank, query, size=size, mean=mean, std=std, device=device, seed=config.seed
-            )
+    for name, network in networks.items() if augmented else ():
+        score = augmented_linear_probe(network, bank, query, seed=config.seed, **seen)
+        scores[name]["linear_augmented"] = score
     evaluation: dict[str, Any] = {
         "representations": scores,
         "heads": _heads(run, splits.train) if _is_own(run, splits) else [],
         "split": splits.note,
         "raw_pixels_size": small,
     }
-    if console is not None:
-        console.print(table(scores), highlight=False, markup=False, soft_wrap=True)
-        for head in evaluation["heads"]:
-            shown = ", ".join(f"{key.upper()} {100 * head[key]:.1f}%" for key in ("nmi", "ari"))
-            text = f"head {head['head']} ({head['used']} clusters used) against the labels: {shown}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(console, table(scores))
+    for head in evaluation["heads"]:
+        shown = ", ".join(f"{key.upper()} {100 * head[key]:.1f}%" for key in ("nmi", "ari"))
+        say(console, f"head {head['head']} ({head['used']} clusters used) against the labels: {shown}")
     return evaluation
 
 
@@ -298,17 +258,20 @@ def _check_data(data: Any) -> None:
         raise ConfigError(f"DATA must be a path or the name of a data set, got {data!r}")
 
 
+def _as_in_training(run: Run, data: str | os.PathLike[str]) -> dict[str, Any]:
+    """How `open_data` finds a run's own images again, in their order, and other ones by the same columns."""
+    config, contents = run.config if run.config_file.is_file() else {}, None
+    if run.assignments.is_file():
+        table = run.read_assignments()
+        contents = table["content"].to_pylist() if "content" in table.column_names else None
+    names = ("image_column", "label_column") if has_columns(data) else ()
+    columns = {name: config[name] for name in names if name in config}
+    return {"seed": config.get("seed", 0), "contents": contents, **columns}
+
+
 def _is_own(run: Run, splits: Splits) -> bool:
     """Whether these are the images that the run was trained on, wherever they lie."""
     return bool(splits.train.fingerprint == run.fingerprint)
-
-
-def _contents(run: Run) -> list[bytes] | None:
-    """Hashes of the images that the run was trained on, in its order; None where it did not keep them."""
-    if not run.assignments.is_file():
-        return None
-    table = run.read_assignments()
-    return list(table["content"].to_pylist()) if "content" in table.column_names else None
 
 
 def _beside(
@@ -321,18 +284,14 @@ def _beside(
     kept = {"others": others} if others else {}
     if own and (data is None or first is None):
         return {**scores, **kept}
-    if own and first is not None and _contains(scores["representations"], first):
-        return {**before, "representations": scores["representations"], **kept}
+    new = scores["representations"]
+    if own and first is not None and all(first[name].items() <= new.get(name, {}).items() for name in first):
+        return {**before, "representations": new, **kept}  # all that the first ones say, and perhaps more
     source = os.path.abspath(data) if data is not None and os.path.exists(data) else str(data)
     name, number = splits.train.name, 2
     while name in others and others[name]["source"] != source:
         name, number = f"{splits.train.name} ({number})", number + 1
     return {**before, "others": {**others, name: {**scores, "source": source}}}
-
-
-def _contains(scores: dict[str, Any], first: dict[str, Any]) -> bool:
-    """Whether scores say what the first ones did, and perhaps more."""
-    return all(first[name].items() <= scores.get(name, {}).items() for name in first)
 
 
 def _heads(run: Run, images: ImageSet) -> list[dict[str, Any]]:
@@ -342,7 +301,7 @@ def _heads(run: Run, images: ImageSet) -> list[dict[str, Any]]:
     clusters = torch.stack([torch.from_numpy(assignments[name].to_numpy().copy()) for name in columns], dim=1)
     assert images.labels is not None
     known = images.labels >= 0
-    return [dict(scores) for scores in head_scores(clusters[known], images.labels[known])]
+    return head_scores(clusters[known], images.labels[known])
 
 
 def _map_again(run: Run, images: ImageSet) -> None:

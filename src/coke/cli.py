@@ -11,26 +11,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from coke import __version__, cluster_cli, curate_cli, explore_cli, model_cli
+from coke import __version__, verbs
 from coke.errors import CokeError, ConfigError
+from coke.interrupt import cleaning_up
 
-FIRST_STEPS = """\
-from a folder to answers:
-  coke pretrain photos --dry-run                 what would happen, and how long it takes
-  coke pretrain photos max_minutes=30            learn; runs/photos/report.html says whether it did
-  coke evaluate runs/photos --data labelled      its scores, where there are labels
-  coke report runs/photos                        its page again, at any time
-  coke embed runs/photos photos --out photos.parquet
-  coke cluster photos.parquet --k 20 --max-size-ratio 2 --metric cosine --out clusters.parquet
-  coke predict runs/photos new-photos --out new.parquet
-  coke explore runs/photos                       look at all of it in a browser
-  coke curate runs/photos --n 1000 --out chosen.parquet   an even choice, without near-duplicates
-  coke export runs/photos --to hf --out photos-model      for others; coke import reads the released CoKe
-
-each verb says more: coke pretrain --help; coke recipes lists settings and networks"""
 _KEY = re.compile(r"([A-Za-z_][\w.]*)?=")  # =value is no DATA either: it lacks its key
 
 
@@ -54,13 +42,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     if rest:  # argparse stops collecting DATA and key=value words at the first option
         options.words += rest
     try:
-        return int(options.run(options))
-    except CokeError as error:
-        print(f"coke: {error}", file=sys.stderr)
-        return 1
+        # training minds SIGTERM itself; elsewhere files that are half written are removed
+        with nullcontext() if options.verb == "pretrain" else cleaning_up():
+            return _work_of(options.verb)(options) or 0
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk, a folder that may not be read
+    except (CokeError, OSError) as error:  # OSError: a full disk, a folder that may not be read
         print(f"coke: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # outside of training, which writes a checkpoint instead
@@ -70,125 +57,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    top = argparse.ArgumentParser(
-        prog="coke",
-        description="Learn image representations by online constrained k-means, and cluster under size bounds.",
-        epilog=FIRST_STEPS,
-    )
-    top.add_argument("--version", action="version", version=f"coke {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    _add_pretrain(verbs)
-    _add_evaluate(verbs)
-    _add_report(verbs)
-    _add_recipes(verbs)
-    model_cli.add_verbs(verbs)
-    cluster_cli.add_verbs(verbs)
-    explore_cli.add_verbs(verbs)
-    curate_cli.add_verbs(verbs)
-    for one in (top, *verbs.choices.values()):
-        one.formatter_class = _Help
-    return top
-
-
-def _add_pretrain(verbs: Any) -> None:
-    """Learning from images."""
-    pretrain = verbs.add_parser(
-        "pretrain",
-        help="learn a backbone from unlabelled images",
-        description="Learn a backbone from unlabelled images. Without DATA: ten procedural textures, under three "
-        "minutes on two CPU cores.",
-        epilog="""\
-key=value changes any key that `coke recipes NAME` shows, nested ones with dots:
-  coke pretrain photos epochs=50 n_clusters=[100,200] objective.temperature=0.2 views.0.crop=[0.2,1]
-
-first:  coke pretrain photos --dry-run
-next:   coke evaluate runs/photos, or coke embed runs/photos photos --out photos.parquet""",
-    )
-    pretrain.add_argument(
-        "words",
-        nargs="*",
-        metavar="DATA | key=value",
-        help="a folder of images, a text or CSV list of paths, parquet, NAME:ROOT of a torchvision data set, or "
-        "'textures'; then any number of key=value",
-    )
-    pretrain.add_argument("--recipe", metavar="NAME", help="see `coke recipes`; default: auto")
-    pretrain.add_argument("--out", metavar="FOLDER", help="the run folder; default: runs/NAME")
-    pretrain.add_argument("--resume", action="store_true", help="continue the run in the folder exactly")
-    pretrain.add_argument(
-        "--continue",
-        dest="continues",
-        metavar="RUN",
-        help="go on from a finished run with images added or gone: its clusters keep their numbers",
-    )
-    pretrain.add_argument("--dry-run", action="store_true", help="say what would happen, and stop")
-    pretrain.set_defaults(run=_pretrain)
-
-
-def _add_evaluate(verbs: Any) -> None:
-    """Scores with labels."""
-    evaluate = verbs.add_parser(
-        "evaluate",
-        help="score a finished run with labels",
-        description="Score a finished run with labels: k-NN, linear probe and clusters, beside raw pixels and the "
-        "untrained network.",
-        epilog="""\
-example:  coke evaluate runs/photos --data labelled
-next:     coke embed runs/photos photos --out photos.parquet""",
-    )
-    evaluate.add_argument("folder", metavar="RUN", help="the run folder")
-    evaluate.add_argument("--data", metavar="DATA", help="other images, or the new place of the same")
-    evaluate.add_argument(
-        "--augmented",
-        action="store_true",
-        help="also the published linear probe on augmented images (90 passes)",
-    )
-    evaluate.set_defaults(run=_evaluate)
-
-
-def _add_report(verbs: Any) -> None:
-    """A run's page."""
-    report = verbs.add_parser(
-        "report",
-        help="write a run's page again",
-        description="Write a run's report.html again, from what lies in its folder.",
-        epilog="""\
-example:  coke report runs/photos
-before:   coke pretrain photos, whose last line says where the page lies""",
-    )
-    report.add_argument("folder", metavar="RUN", help="the run folder, finished or not")
-    report.add_argument(
-        "--data",
-        metavar="DATA",
-        help="where its images lie now, for pictures that the folder does not hold yet",
-    )
-    report.set_defaults(run=_report)
-
-
-def _add_recipes(verbs: Any) -> None:
-    """Recipes and networks."""
-    recipes = verbs.add_parser(
-        "recipes",
-        help="what recipes and networks there are; with a name, its configuration",
-        description="What recipes there are, and coke's own networks; with a recipe's name, its configuration.",
-        epilog="""\
-example:  coke recipes auto
-next:     coke pretrain photos --recipe auto --dry-run""",
-    )
-    recipes.add_argument("name", nargs="?", metavar="NAME")
-    recipes.add_argument(
-        "--schema",
-        action="store_true",
-        help="the JSON schema of its configuration, for editors, with its defaults",
-    )
-    recipes.set_defaults(run=_recipes)
-
-
-class _Help(argparse.HelpFormatter):
-    """Wraps what is one paragraph, and keeps lines of examples as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if "\n" in text else super()._fill_text(text, width, indent)
+    return verbs.parser(__version__)
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -209,23 +78,15 @@ def _pretrain(options: argparse.Namespace) -> int:
         return 0
     from coke.api import pretrain
 
+    asked = {"resume": options.resume, "console": Console(), "overrides": overrides}
     try:
-        run = pretrain(
-            data,
-            options.recipe,
-            options.out,
-            resume=options.resume,
-            console=Console(),
-            overrides=overrides,
-        )
+        run = pretrain(data, options.recipe, options.out, **asked)
     except Stopped as stopped:
         print(f"coke: {stopped}", file=sys.stderr)
         return 128 + stopped.signal_number
     if int(os.environ.get("RANK", "0")) == 0:
-        verdict = run.verdict
-        print(
-            f"{verdict['state']}: {verdict['text']}" + (f"; {verdict['action']}" if verdict["action"] else "")
-        )
+        said = run.verdict
+        print(f"{said['state']}: {said['text']}" + (f"; {said['action']}" if said["action"] else ""))
         print(f"report: {run.report}")
         print(f"backbone: {run.backbone} (for timm: {run.environment['backbone']['loads_with']})")
     return 0
@@ -239,23 +100,21 @@ def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     return (data[0] if data else None), [word for word in words if word not in data]
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from coke.api import evaluate
 
-    evaluate(options.folder, options.data, augmented=options.augmented, console=Console())
-    return 0
+    evaluate(options.run, options.data, augmented=options.augmented, console=Console())
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> None:
     from coke.api import write_report
 
-    print(f"report: {write_report(options.folder, options.data)}")
-    return 0
+    print(f"report: {write_report(options.run, options.data)}")
 
 
-def _recipes(options: argparse.Namespace) -> int:
+def _recipes(options: argparse.Namespace) -> None:
     from coke.training.recipes import RECIPES, find_recipe, own_backbones
 
     if options.name is None:
@@ -268,17 +127,63 @@ def _recipes(options: argparse.Namespace) -> int:
         print("\nnetworks for small images, beside all of timm's (backbone=NAME):")
         for name, summary in backbones.items():
             print(f"{name:{width}}  {summary}")
-        return 0
+        return
     recipe = find_recipe(options.name)
+    import yaml
+
     from coke.training.auto import template
     from coke.training.config import schema
 
     if options.schema:
         print(json.dumps(schema(template(recipe)), indent=2))
-        return 0
-    import yaml
-
+        return
     print(f"# {recipe.summary}")
     print("# auto: settled from the images when a run starts; see it with --dry-run")
     print(yaml.safe_dump(template(recipe), sort_keys=False), end="")
-    return 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    from coke.model.export import export
+
+    done = export(**_keys(options))
+    print(f"parity: {done.parity}\n{done.path}: {done.loads_with}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from coke.model.released import import_released
+
+    done = import_released(**_keys(options))
+    print("\n".join([*(f"taken: {taken}" for taken in done.taken), *(f"left: {left}" for left in done.left)]))
+    use = f'coke embed {done.path} DATA, coke predict {done.path} DATA, coke.load("{done.path}")'
+    print(f"parity: {done.parity}\n{done.path}: {use}")
+
+
+def _curate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from coke.curation import curate
+
+    curate(**_keys(options), console=Console(highlight=False, markup=False, soft_wrap=True))
+
+
+def _keys(options: argparse.Namespace) -> dict[str, Any]:
+    """Options as the arguments of the function that they are named after."""
+    return {name: value for name, value in vars(options).items() if name != "verb"}
+
+
+def _work_of(verb: str) -> Callable[[argparse.Namespace], int | None]:
+    """What carries a verb out. It is loaded now: who asks for another verb, or for help, should not pay for it."""
+    if verb in ("cluster", "assign"):
+        from coke.bounded.command import run
+
+        return run
+    if verb in ("embed", "predict"):
+        from coke.model import command
+
+        return command.embed if verb == "embed" else command.predict
+    if verb == "explore":
+        from coke.explore.command import explore
+
+        return explore
+    own = {"evaluate": _evaluate, "report": _report, "recipes": _recipes}
+    return {"pretrain": _pretrain, **own, "export": _export, "import": _import, "curate": _curate}[verb]

@@ -1,4 +1,4 @@
-"""A bar on a terminal, and nothing anywhere else."""
+"""What people see while they wait: lines, and on a terminal a bar."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def say(console: Console | None, text: str) -> None:
+    """Print a text as it is, in however long lines; None is silent."""
+    if console is not None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 
 from coke.curation import duplicates
 from coke.curation.duplicates import COPY, find_duplicates, keep_first, likeness_of_copies, near_clusters
-from coke.explore import find_neighbours
+from coke.explore import find_neighbours, neighbours
 
 
 def cosines(rows: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ def first_ones(rows: np.ndarray, similarity: float) -> list[int]:
 @pytest.mark.parametrize("block", [1024, 7])
 def test_in_one_cluster_the_first_stays(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_BLOCK", block)
-    monkeypatch.setattr(duplicates, "_CANDIDATES", 11)
+    monkeypatch.setattr(neighbours, "_CANDIDATES", 11)
     rows = np.random.default_rng(0).normal(size=(150, 4))
     instead, alike = keep_first(rows, np.arange(150), np.zeros(150, int), [np.array([0])], 0.9)
     stays = np.flatnonzero(instead < 0)

@@ -79,10 +79,6 @@ def test_outputs_and_sets_that_cannot_be_used(make_set, noise):
         extract(Pair(), images, **VIEW)
     with pytest.raises(DataError, match=r"returned \(4, 3, 64\)"):
         extract(nn.Flatten(2), images, **VIEW)
-    with pytest.raises(DataError, match="holds no images"):
-        extract(network(), images.subset([]), **VIEW)
-    with pytest.raises(ConfigError, match="at least 1"):
-        extract(network(), images, batch_size=0, **VIEW)
 
 
 def test_raw_pixels_are_the_normalised_images(make_set, noise):

@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from coke.errors import ConfigError, DataError
-from coke.evaluation.probes import fit_logistic, linear_probe, spectrum
+from coke.evaluation.probes import fit_logistic, linear_probe
 
 
 def problem(n_rows, dim, n_classes, spread, seed=0):
@@ -16,12 +16,13 @@ def problem(n_rows, dim, n_classes, spread, seed=0):
 
 
 @pytest.mark.parametrize("weight_decay", [0.1, 0.01, 0.001])
-@pytest.mark.parametrize("rank", [3, 8])
-def test_fit_equals_scikit_learn(weight_decay, rank):
+@pytest.mark.parametrize("moments", [torch.eye(8), None])
+def test_fit_equals_scikit_learn(weight_decay, moments):
     features, labels = problem(400, 8, 3, spread=2.0)
-    found = fit_logistic(
-        features, labels, 3, weight_decay=weight_decay, leading=spectrum(features, rank=rank), tolerance=1e-6
-    )
+    moments = (
+        features.T @ features / 400 if moments is None else moments
+    )  # wrong ones cost time, not exactness
+    found = fit_logistic(features, labels, 3, moments, weight_decay=weight_decay, tolerance=1e-6)
     expected = LogisticRegression(C=1 / (400 * weight_decay), tol=1e-8, max_iter=5000).fit(
         features.double().numpy(), labels.numpy()
     )
@@ -43,8 +44,6 @@ def test_probe_does_as_well_as_scikit_learn_at_its_strength():
     assert probe.accuracy == pytest.approx(
         expected.score(standard[query].numpy(), labels[query].numpy()), abs=0.006
     )
-    predicted = probe.predict(features[query])
-    assert float((predicted == labels[query]).double().mean()) == pytest.approx(probe.accuracy, abs=0.004)
 
 
 def test_strength_is_chosen_on_the_bank_alone():
@@ -58,7 +57,7 @@ def test_strength_is_chosen_on_the_bank_alone():
     assert probe.weight_decay == max(decay for decay, score in probe.held_out.items() if score == best)
     other = linear_probe(features[bank], labels[bank], -features[query], labels[query], seed=1)
     assert other.held_out == probe.held_out
-    assert torch.equal(other.weight, probe.weight)
+    assert torch.equal(other.parameters, probe.parameters)
 
 
 def test_same_seed_same_probe():
@@ -66,7 +65,7 @@ def test_same_seed_same_probe():
     first, second = (
         linear_probe(features[:200], labels[:200], features[200:], labels[200:], seed=5) for _ in "ab"
     )
-    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.parameters, second.parameters)
     assert first.accuracy == second.accuracy
 
 
@@ -75,8 +74,7 @@ def test_constant_dimensions_and_label_values_are_harmless():
     features[:, 2] = 7.0
     probe = linear_probe(features[:200], labels[:200] * 10 + 5, features[200:], labels[200:] * 10 + 5)
     assert probe.accuracy > 0.95
-    assert probe.classes.tolist() == [5, 15, 25]
-    assert torch.isfinite(probe.weight).all()
+    assert torch.isfinite(probe.parameters).all()
 
 
 @pytest.mark.parametrize(
@@ -102,15 +100,23 @@ def test_a_bank_of_two_cannot_be_split():
         linear_probe(torch.randn(2, 3), [0, 1], torch.randn(2, 3), [0, 1])
 
 
-def test_spectrum_is_that_of_the_covariance():
-    features = torch.randn(500, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -1, 40)
-    features -= features.mean(dim=0)
-    variances, directions = torch.linalg.eigh(features.T @ features / 500)
-    whole, leading = spectrum(features), spectrum(features, rank=10, passes=4)
-    assert torch.allclose(whole.variances, variances.flip(0), rtol=1e-3, atol=1e-4)
-    assert torch.allclose(leading.variances[:6], variances.flip(0)[:6], rtol=0.02)
-    overlap = (leading.directions[:, 0] * directions[:, -1]).sum().abs()
-    assert overlap > 0.99
-    weight = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
-    there = leading.rescale(weight, 0.01, 0.5)
-    assert torch.allclose(leading.rescale(there, 0.01, -0.5), weight, atol=1e-3)
+def test_directions_of_very_different_spread_are_fitted_to_the_optimum():
+    features, labels = problem(300, 40, 3, spread=1.0)
+    features = features @ torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(1)))[0]
+    features = features * torch.logspace(2, -2, 40)
+    weight, bias = fit_logistic(
+        features, labels, 3, features.T @ features / 300, weight_decay=1e-4, tolerance=1e-6
+    ).split([40, 1], dim=1)
+    error = (features @ weight.T + bias[:, 0]).softmax(dim=1) - torch.nn.functional.one_hot(labels, 3)
+    gradient = error.T @ features / 300 + 1e-4 * weight
+    assert gradient.abs().max() < 1e-3  # of features up to 100
+
+
+def test_moments_that_rounding_left_indefinite_are_no_obstacle():
+    features, labels = problem(200, 1, 2, spread=0.1)
+    twice = features.expand(200, 2)
+    indefinite = torch.tensor([[1.0, 1.001], [1.001, 1.0]])
+    found = fit_logistic(twice, labels, 2, indefinite, weight_decay=1e-4, tolerance=1e-6)
+    expected = LogisticRegression(C=1 / (200 * 1e-4), tol=1e-8, max_iter=5000).fit(twice, labels)
+    assert torch.isfinite(found).all()
+    assert ((twice @ found[:, :-1].T + found[:, -1]).argmax(1).numpy() == expected.predict(twice)).all()

@@ -276,7 +276,7 @@ def test_what_is_refused_before_any_work(here: Path, capsys: pytest.CaptureFixtu
     said = {
         "no such run folder": ("nothing", *out),
         "is not finished": ("half", *out),
-        "row 1 has NaN": ("nan.npy", *out),
+        "the first is row 1 (NaN or infinite)": ("nan.npy", *out),
         "none of the 60 rows is among its 3 images": ("photos.parquet", "--data", "others", *out),
         "so let its name end in .parquet": ("photos.parquet", "--no-serve", "--out", "table.csv"),
         "clusters.parquet exists": ("photos.parquet", "--no-serve", "--out", "clusters.parquet"),

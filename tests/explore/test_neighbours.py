@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from coke.errors import ConfigError, DataError
 from coke.explore import find_neighbours, neighbours
 
 
@@ -63,15 +62,3 @@ def test_a_memory_map_of_halves_is_read_in_place(tmp_path) -> None:
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     found = find_neighbours(mapped, 3, labels=labels, centers=centers)
     np.testing.assert_array_equal(found.rows, oracle(rows.astype(np.float16).astype(np.float32), 3)[0])
-
-
-def test_what_cannot_be_asked() -> None:
-    rows, labels, centers = blobs(30, 4)
-    with pytest.raises(ConfigError, match="k must be at least 1"):
-        find_neighbours(rows, 0)
-    with pytest.raises(ConfigError, match="give the centers too"):
-        find_neighbours(rows, labels=labels)
-    with pytest.raises(DataError, match="must be"):
-        find_neighbours(rows, labels=labels[:-1], centers=centers)
-    with pytest.raises(DataError, match="do not fit 3 centers"):
-        find_neighbours(rows, labels=labels, centers=centers[:3])

@@ -343,9 +343,9 @@ def test_refusals_come_before_any_work(
     for words, sentence in (
         (
             ["embed", run.path, folder, "--out", "e.csv"],
-            "features are written to .parquet or .npy, not '.csv'",
+            "e.csv: it is written as parquet or npy, so let its name end in .parquet or .npy",
         ),
-        (["predict", run.path, folder, "--out", "e.npy"], "clusters are written to .parquet, not '.npy'"),
+        (["predict", run.path, folder, "--out", "e.npy"], "e.npy: it is written as parquet, so let its name"),
         (["predict", "nothing", folder, "--out", "e.parquet"], "there is no such run folder"),
         (
             ["predict", run.path, folder, "--out", "e.parquet", "--head", 7],
@@ -358,7 +358,7 @@ def test_refusals_come_before_any_work(
             "No pretrained weights exist for coke_conv5_w16",
         ),
         (["embed", run.path, folder, "--out", "e.npy", "--weights", "w.pt"], "has weights of its own"),
-        (["embed", run.path, folder, "--out", run.backbone], "features are written to"),
+        (["embed", run.path, folder, "--out", run.backbone], "it is written as parquet or npy"),
         (
             ["embed", run.path, folder, "--out", run.assignments],
             "exists: choose another --out, or --overwrite it",

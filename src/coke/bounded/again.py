@@ -146,7 +146,15 @@ def _looks(costs: DistanceCosts, what: Asked) -> Callable[[Block, Array, Array],
     square, flat = costs.squares.numpy().astype(np.float32), level.astype(np.float32)
     centers, doubled = costs.centers.contiguous().numpy(), costs.doubled.contiguous()
     columns = np.flatnonzero(what.columns)
-    given = (costs.scale, costs.errors(float(np.abs(level).max())), square, flat, *what.prices)
+    given = (
+        centers,
+        doubled.numpy(),
+        costs.scale,
+        costs.errors(float(np.abs(level).max())),
+        square,
+        flat,
+        *what.prices,
+    )
     sides = (
         (False, columns, doubled[torch.from_numpy(columns)].t()),
         (True, np.arange(len(square)), doubled.t()),
@@ -160,18 +168,7 @@ def _looks(costs: DistanceCosts, what: Asked) -> Callable[[Block, Array, Array],
             if n_pairs:
                 scores = rough[torch.from_numpy(number)] @ product
                 pairs = np.empty(n_pairs, np.int64), np.empty(n_pairs, np.int32), np.empty(n_pairs)
-                n_listed = _list_again(
-                    scores.numpy(),
-                    number,
-                    clusters,
-                    block,
-                    label,
-                    own,
-                    centers,
-                    doubled.numpy(),
-                    *given,
-                    *pairs,
-                )
+                n_listed = _list_again(scores.numpy(), number, clusters, block, label, own, *given, *pairs)
                 yield tuple(values[:n_listed].copy() for values in pairs)
 
     return looks

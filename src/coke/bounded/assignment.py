@@ -153,13 +153,13 @@ def assign_within(
         if exact:
             break
         wide = _wider(value, moved, short, prices, prices if usual is None else usual, 2.0**n_sweeps)
-        here = isinstance(costs, DistanceCosts) and costs.device.type == "cpu"
-        what = asked(value, short, prices, wide, swept.n_rows) if here else None
-        if what is None:
+        here = costs if isinstance(costs, DistanceCosts) and costs.device.type == "cpu" else None
+        what = None if here is None else asked(value, short, prices, wide, swept.n_rows)
+        if here is None or what is None:
             prices, swept = wide, None
         else:
             prices = what.prices
-            swept = sweep_again(costs, swept, anchor, what, labels, sizes.held, cost, block_rows)
+            swept = sweep_again(here, swept, anchor, what, labels, sizes.held, cost, block_rows)
     else:
         raise AssertionError("offers did not become wide enough")
     n_changed = distributed.sum_over_processes(torch.tensor(int((labels != before).sum())))

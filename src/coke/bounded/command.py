@@ -37,7 +37,7 @@ _ROW_GROUP = 2**18
 
 
 def run(options: Namespace) -> None:
-    """Carry out a verb, with the options of `coke.cluster_cli`. Raises `CokeError` before any work."""
+    """Carry out a verb, with the options of `coke.verbs`. Raises `CokeError` before any work."""
     began, fits = time.monotonic(), options.verb == "cluster"
     with joined(options.device) as device:
         console = Console(quiet=distributed.rank() > 0, highlight=False, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from coke.curation.duplicates import COPY, N_NEAR, NEIGHBOURS, Duplicates, find_duplicates
 from coke.curation.shares import shares_by_level
+from coke.curation.sources import Candidates
 from coke.curation.spread import spread_out
 from coke.errors import ConfigError
 from coke.explore import Neighbours, find_neighbours
@@ -25,14 +26,11 @@ from coke.explore import Neighbours, find_neighbours
 Array = np.ndarray[Any, Any]
 _OF_A_GROUP = 10  # clusters of a group of the next level, on average
 _FEW = 20  # clusters that need no groups
-_TO_COMPARE: dict[str, Any] = {
-    "min_size_ratio": 0.1,
-    "max_size_ratio": 4.0,
-}  # relative to N / K: what a row is compared with
-_TO_CHOOSE: dict[str, Any] = {
-    "min_size_ratio": 0.1,
-    "max_size_ratio": 10.0,
-}  # large ones may stay, which shares make small
+_SMALLEST = 0.1  # of N / K, of all clusters
+_TO_COMPARE, _TO_CHOOSE = (
+    4.0,
+    10.0,
+)  # the largest: what a row is compared with; these may be large: shares are not
 _POWER = 4  # of the distance to the 10th neighbour, which rows weigh
 _FITTED = 100_000  # rows that clusters are made of
 _ITERATIONS = 20  # of k-means: clusters to choose from need not be at rest
@@ -70,12 +68,8 @@ class Choice:
 
     def why(self, row: int) -> str:
         """Why a chosen row is: its cluster is taken whole, or this is its share."""
-        cluster = self.labels[row]
-        return (
-            "small cluster, taken whole"
-            if self.taken[cluster] == self.sizes[cluster]
-            else "share of its cluster"
-        )
+        whole = self.taken[self.labels[row]] == self.sizes[self.labels[row]]
+        return "small cluster, taken whole" if whole else "share of its cluster"
 
     def sentence(self) -> str:
         """What became of all rows, in words."""
@@ -86,14 +80,6 @@ class Choice:
             f"{len(self.rows):,} chosen out of {int(used.sum()):,} of {len(self.taken):,} clusters, {whole:,} of these "
             f"whole; {copies:,} went as duplicates of a row that stays, and {full:,} because their cluster had given "
             "its share."
-        )
-
-    @property
-    def words_on_order(self) -> str:
-        """Which rows stay and which are taken, in words."""
-        return (
-            "Of duplicates the first row of the data stays (the first cluster's, where they lie in two). Of a cluster "
-            "the row nearest its center is taken first, then always the one farthest from those taken."
         )
 
     @property
@@ -113,16 +99,10 @@ class Choice:
 
 
 def choose(
-    vectors: Any,
-    n: int,
-    *,
-    similarity: float | None = None,
-    n_clusters: int | None = None,
-    labels: Array | None = None,
-    centers: Array | None = None,
-    seed: int = 0,
+    candidates: Candidates, n: int, similarity: float | None, n_clusters: int | None, seed: int
 ) -> Choice:
-    """Choose ``n`` of the vectors [N, D]. See `coke.curate`, which checks what it is given."""
+    """Choose ``n`` of them. See `coke.curate`, which checks what it is given."""
+    vectors, labels, centers = candidates.vectors, candidates.labels, candidates.centers
     n_clusters = n_clusters or auto_clusters(len(vectors))
     if labels is None or centers is None:
         labels, centers = cluster(vectors, n_clusters, seed)
@@ -144,32 +124,21 @@ def choose(
             rows.append(spread_out(vectors, own, center, share))
             turns.append(np.arange(share))
     order = np.argsort(np.concatenate(turns), kind="stable")  # the first of each cluster, then the second
-    return Choice(
-        np.concatenate(rows)[order],
-        labels,
-        centers,
-        tuple(levels),
-        sizes,
-        taken,
-        found.similarity,
-        similarity is None,
-        found.instead,
-        found.alike,
-        found.counts,
-    )
+    chosen = np.concatenate(rows)[order]
+    likeness, by_data = found.similarity, similarity is None
+    gone = (found.instead, found.alike, found.counts)
+    return Choice(chosen, labels, centers, tuple(levels), sizes, taken, likeness, by_data, *gone)
 
 
 def too_many(n: int, found: Duplicates, by_data: bool) -> ConfigError:
     """More are asked for than are left without duplicates: what can be done."""
     n_rows, gone = len(found.instead), int((found.instead >= 0).sum())
     above = [similarity for similarity, count in found.counts.items() if n <= n_rows - count]
-    remedy = f", or set --similarity {min(above):.6g}, which leaves enough" if above else ""
-    if not above:
-        remedy = ", or set --similarity 1.01, which keeps all, exact copies too"
-    said = "" if not by_data else " (which the data gave)"
+    remedy = f"{min(above):.6g}, which leaves enough" if above else "1.01, which keeps all, exact copies too"
+    said = " (which the data gave)" if by_data else ""
     return ConfigError(
         f"--n {n:,} of {n_rows:,} rows, but {n_rows - gone:,} are left: {gone:,} are duplicates at a similarity of "
-        f"{found.similarity:.6g}{said}. Lower --n to {n_rows - gone:,}{remedy}"
+        f"{found.similarity:.6g}{said}. Lower --n to {n_rows - gone:,}, or set --similarity {remedy}"
     )
 
 
@@ -190,15 +159,15 @@ def cluster(vectors: Any, n_clusters: int, seed: int, weights: Array | None = No
     """
     from coke.bounded import ConstrainedKMeans
 
-    bounds = (_TO_COMPARE if weights is None else _TO_CHOOSE) if n_clusters > 1 else {}
+    largest, many = _TO_COMPARE if weights is None else _TO_CHOOSE, n_clusters > 1
     km = ConstrainedKMeans(
         n_clusters,
         metric="cosine",
         max_iter=_ITERATIONS,
         tol=1e-3,
         random_state=seed,
-        min_size_ratio=bounds.get("min_size_ratio"),
-        max_size_ratio=bounds.get("max_size_ratio"),
+        min_size_ratio=_SMALLEST if many else None,
+        max_size_ratio=largest if many else None,
     )
     n_rows = len(vectors)
     if n_rows <= _FITTED:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from coke.atomic import check_output
 from coke.curation.choose import Choice, choose
-from coke.curation.sources import Rows, open_rows
-from coke.curation.write import check_outputs, outputs, write_dropped, write_list
+from coke.curation.sources import Candidates, open_candidates
+from coke.curation.write import outputs, write_dropped, write_list
 from coke.errors import ConfigError
 from coke.progress import progress_bar
 from coke.run import is_run
@@ -70,76 +71,59 @@ def curate(
     """
     _check(data, n, similarity, n_clusters, seed)
     if out is not None:
-        check_outputs(Path(out), data, overwrite)
+        reads = [Path(data)] if isinstance(data, str | os.PathLike) else []
+        for file, suffix in zip(outputs(Path(out)), (".parquet", ".parquet", ".html"), strict=True):
+            check_output(file, suffix, overwrite=overwrite, reads=reads)
     console = console or Console(quiet=True)
     with progress_bar(console, "images") as progress:
-        rows = open_rows(data, images, column, progress)
-    _check_rows(rows, n, n_clusters)
+        rows = open_candidates(data, images, column, progress)
+    for flag, asked in (("--n", n), ("--clusters", n_clusters or 1)):
+        if asked > len(rows):
+            raise ConfigError(f"{flag} {asked:,} of {len(rows):,} rows of {rows.name}: lower {flag}")
     console.print(f"{rows.name}: {len(rows):,} rows of {rows.vectors.shape[1]:,} features")
-    choice = choose(
-        rows.vectors,
-        n,
-        similarity=similarity,
-        n_clusters=n_clusters,
-        labels=rows.labels,
-        centers=rows.centers,
-        seed=seed,
-    )
+    choice = choose(rows, n, similarity, n_clusters, seed)
     if out is not None:
-        _write(rows, choice, Path(out))
-        _report(rows, choice, Path(out), console)
+        from coke.curation.page import write_page
+
+        write_list(Path(out), rows, choice)
+        write_dropped(outputs(Path(out))[1], rows, choice)
+        write_page(rows, choice, Path(out))
+        lines = _summary(rows, choice, Path(out))
+        width = max(map(len, lines))
+        console.print("\n".join(f"{name:{width}}  {text}" for name, text in lines.items()))
     return choice
 
 
 def _check(data: Any, n: int, similarity: float | None, n_clusters: int | None, seed: int) -> None:
-    if n < 1:
-        raise ConfigError(f"--n must be at least 1, got {n}")
+    for flag, asked in (("--n", n), ("--clusters", n_clusters)):
+        if asked is not None and asked < 1:
+            raise ConfigError(f"{flag} must be at least 1, got {asked}")
     if similarity is not None and not similarity > 0:
-        raise ConfigError(
-            f"--similarity is a cosine above 0 (above 1 nothing is a duplicate), got {similarity}"
-        )
-    if n_clusters is not None and n_clusters < 1:
-        raise ConfigError(f"--clusters must be at least 1, got {n_clusters}")
+        wanted = "a cosine above 0 (above 1 nothing is a duplicate)"
+        raise ConfigError(f"--similarity is {wanted}, got {similarity}")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed must lie in 0 ... 2^32 - 1, got {seed}")
-    if isinstance(data, str | os.PathLike) and not Path(data).exists():
+    if not isinstance(data, str | os.PathLike):
+        return
+    path = Path(data)
+    if not path.exists():
         raise ConfigError(
-            f"{data}: there is no such run folder or file of embeddings; `coke embed` writes one"
+            f"{path}: there is no such run folder or file of embeddings; `coke embed` writes one"
         )
-    if isinstance(data, str | os.PathLike) and Path(data).is_dir() and not is_run(data):
-        kinds = {path.suffix.lower() for path in Path(data).iterdir()}
-        if not kinds & {".npy", ".parquet"}:
-            raise ConfigError(f"{data} holds neither a run nor embeddings: make these with `coke embed`")
+    kinds = {file.suffix.lower() for file in path.iterdir()} if path.is_dir() else {".npy"}
+    if not is_run(path) and not kinds & {".npy", ".parquet"}:
+        raise ConfigError(f"{path} holds neither a run nor embeddings: make these with `coke embed`")
 
 
-def _check_rows(rows: Rows, n: int, n_clusters: int | None) -> None:
-    if n > len(rows):
-        raise ConfigError(f"--n {n:,} of {len(rows):,} rows of {rows.name}: lower --n")
-    if n_clusters is not None and n_clusters > len(rows):
-        raise ConfigError(f"--clusters {n_clusters:,} of {len(rows):,} rows of {rows.name}: lower --clusters")
-
-
-def _write(rows: Rows, choice: Choice, out: Path) -> None:
-    from coke.curation.page import write_page
-
-    write_list(out, rows, choice)
-    write_dropped(outputs(out)[1], rows, choice)
-    write_page(rows, choice, out)
-
-
-def _report(rows: Rows, choice: Choice, out: Path, console: Console) -> None:
-    """What came of it, line by line."""
+def _summary(rows: Candidates, choice: Choice, out: Path) -> dict[str, str]:
+    """What came of it, name by name."""
     n_rows, used = len(rows), choice.taken > 0
-    copies = int((choice.instead >= 0).sum())
-    shares = choice.taken[used]
+    copies, shares = int((choice.instead >= 0).sum()), choice.taken[used]
+    why = choice.words_on_similarity
     lines = {
-        "chosen": f"{len(choice.rows):,} of {n_rows:,}, out of {int(used.sum()):,} of {len(used):,} clusters",
+        "chosen": f"{len(choice.rows):,} of {n_rows:,}, out of {len(shares):,} of {len(used):,} clusters",
         "duplicates": f"{copies:,} from a cosine of {choice.similarity:.6g} on"
-        + (
-            f" ({choice.words_on_similarity[0].lower()}{choice.words_on_similarity[1:-1]})"
-            if choice.by_data
-            else ""
-        ),
+        + (f" ({why[0].lower()}{why[1:-1]})" if choice.by_data else ""),
         "or from": "  ".join(
             f"{at:.6g}: {count:,}" for at, count in sorted(choice.counts.items(), reverse=True)
         ),
@@ -148,11 +132,9 @@ def _report(rows: Rows, choice: Choice, out: Path, console: Console) -> None:
         "went": f"{copies:,} duplicates, {n_rows - copies - len(choice.rows):,} beyond their cluster's share",
         "written": ", ".join(map(str, outputs(out))),
     }
-    if rows.pictures is not None:
-        lines["next"] = f"coke pretrain {out}"
-    else:
-        lines["images"] = (
-            "not at hand: name them with --data, for pictures and a list that `coke pretrain` takes"
-        )
-    width = max(map(len, lines))
-    console.print("\n".join(f"{name:{width}}  {text}" for name, text in lines.items()))
+    if rows.images is not None:
+        return {**lines, "next": f"coke pretrain {out}"}
+    return {
+        **lines,
+        "images": "not at hand: name them with --data, for pictures and a list that `coke pretrain` takes",
+    }

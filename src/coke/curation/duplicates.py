@@ -17,21 +17,17 @@ import torch
 from torch.nn.functional import normalize
 
 from coke.explore import Neighbours
+from coke.explore.neighbours import most_similar, unit_rows
 
 Array = np.ndarray[Any, Any]
 NEIGHBOURS = 10  # of a row: those that a threshold is judged by
 N_NEAR = 3  # other clusters that a cluster is compared with
 COPY = 1 - 1e-5  # from here on float32 may not tell rows apart
 _BLOCK = 1024  # rows that are compared with all that stay
-_CANDIDATES = 1 << 14  # of these at a time
+_HASHED = 1 << 14  # rows that are read at a time
 _FALSE_COSTS = 9  # as many as that must be right for one that is wrong
-_SHOWN = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-)  # of 1 - cosine at the threshold: where it is counted how many rows would go
+# of 1 - cosine at the threshold: where it is counted how many rows would go
+_SHOWN = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LEAST_SHOWN = 0.005  # of 1 - cosine, times these: beyond, where only copies go
 _FLOOR = 0.5  # no threshold of ours lies below: a right angle is no likeness
 
@@ -61,14 +57,19 @@ def find_duplicates(
     chosen = likeness_of_copies(neighbours) if similarity is None else similarity
     apart = max(1 - chosen, _LEAST_SHOWN)
     others = {round(1 - times * apart, 6) for times in _SHOWN if times != 1 or apart > 1 - chosen}
-    near = near_clusters(centers, N_NEAR)
     near, first = near_clusters(centers, N_NEAR), first_equal(vectors)
-    found = {}
+    equal, found = np.flatnonzero(first != np.arange(len(first))), {}
     for each in sorted({chosen, *others}, reverse=True):
-        wanted = (nearest >= each) & (first == np.arange(len(first)))
-        found[each] = _with_equal(
-            first, *keep_first(vectors, np.flatnonzero(wanted), labels, near, each), each
-        )
+        wanted = nearest >= each
+        wanted[equal] = False
+        instead, alike = keep_first(vectors, np.flatnonzero(wanted), labels, near, each)
+        if each <= 1 and len(
+            equal
+        ):  # equal rows go wherever they lie, for what stays in place of the first of them
+            its = first[equal]
+            stays = instead[its] < 0
+            instead[equal], alike[equal] = np.where(stays, its, instead[its]), np.where(stays, 1, alike[its])
+        found[each] = instead, alike
     counts = {each: int((instead >= 0).sum()) for each, (instead, _) in found.items()}
     return Duplicates(chosen, *found[chosen], counts)
 
@@ -80,22 +81,12 @@ def first_equal(vectors: Any) -> Array:
     [0, 1, 0]
     """
     digests = np.empty(len(vectors), np.uint64)
-    for start in range(0, len(vectors), _CANDIDATES):
-        block = np.ascontiguousarray(vectors[start : start + _CANDIDATES])
+    for start in range(0, len(vectors), _HASHED):
+        block = np.ascontiguousarray(vectors[start : start + _HASHED])
         each = [hashlib.blake2b(row, digest_size=8).digest() for row in block]
         digests[start : start + len(each)] = np.frombuffer(b"".join(each), np.uint64)
     _, first, which = np.unique(digests, return_index=True, return_inverse=True)
     return first[which]
-
-
-def _with_equal(first: Array, instead: Array, alike: Array, similarity: float) -> tuple[Array, Array]:
-    """Equal rows go wherever they lie, in place of them what stays in place of the first of them."""
-    equal = np.flatnonzero(first != np.arange(len(first)))
-    if similarity <= 1 and len(equal):
-        its = first[equal]
-        stays = instead[its] < 0
-        instead[equal], alike[equal] = np.where(stays, its, instead[its]), np.where(stays, 1, alike[its])
-    return instead, alike
 
 
 def likeness_of_copies(neighbours: Neighbours) -> float:
@@ -162,9 +153,9 @@ def keep_first(
         n_others = len(kept)
         for start in range(0, len(own), _BLOCK):
             block = own[start : start + _BLOCK]
-            best, at = _most_similar(vectors, block, kept)
+            best, at = (column[:, 0] for column in most_similar(vectors, block, kept, 1))
             still = np.flatnonzero(at < similarity)
-            products = _cosines(vectors, block, block[still])
+            products = (unit_rows(vectors, block) @ unit_rows(vectors, block[still]).T).numpy()
             leaders = _leaders(products[still] >= similarity)
             if leaders.any():
                 among, where = products[:, leaders].max(axis=1), products[:, leaders].argmax(axis=1)
@@ -185,26 +176,6 @@ def _leaders(similar: Array) -> Array:
         if stays[row]:
             stays[row + 1 :] &= ~similar[row, row + 1 :]
     return stays
-
-
-def _most_similar(vectors: Any, block: Array, candidates: Array) -> tuple[Array, Array]:
-    """Of each row of a block the most similar candidate [b], and its cosine [b]; -1 and -inf without candidates."""
-    best, at = np.full(len(block), -1, np.int64), np.full(len(block), -np.inf, np.float32)
-    for start in range(0, len(candidates), _CANDIDATES):
-        part = candidates[start : start + _CANDIDATES]
-        products = _cosines(vectors, block, part)
-        where = products.argmax(axis=1)
-        closer = products[np.arange(len(block)), where] > at
-        best[closer] = part[where[closer]]
-        at[closer] = products[np.arange(len(block)), where][closer]
-    return best, at
-
-
-def _cosines(vectors: Any, rows: Array, others: Array) -> Array:
-    left, right = (
-        normalize(torch.from_numpy(np.asarray(vectors[each])).float(), dim=1) for each in (rows, others)
-    )
-    return (left @ right.T).numpy()
 
 
 def _nearest(neighbours: Neighbours) -> Array:

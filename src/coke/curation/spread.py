@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from coke.explore.neighbours import unit_rows
+
 Array = np.ndarray[Any, Any]
 
 
@@ -21,7 +23,7 @@ def spread_out(vectors: Any, rows: Array, center: Array, share: int) -> Array:
     >>> spread_out(rows, np.arange(4), np.array([1.0, 0.1]), 2).tolist()
     [1, 2]
     """
-    own = normalize(torch.from_numpy(np.asarray(vectors[rows])).float(), dim=1)
+    own = unit_rows(vectors, rows)
     middle = normalize(torch.as_tensor(np.asarray(center)).float(), dim=0)
     nearest = torch.full((len(rows),), -torch.inf)  # cosine of each row to those taken
     taken = [int((own @ middle).argmax())]

@@ -5,23 +5,19 @@ fair opponent; `evaluate_representations` puts any number of them side by side a
 """
 
 from coke.evaluation.augmented import augmented_linear_probe
-from coke.evaluation.checks import checked_problem
 from coke.evaluation.clusters import cluster_scores, head_scores
 from coke.evaluation.evaluate import evaluate_representations, table
 from coke.evaluation.features import adapt_batch_norm, extract, raw_pixels, to_device
-from coke.evaluation.probes import LinearProbe, knn_accuracy, knn_predict, linear_probe
+from coke.evaluation.probes import knn_accuracy, linear_probe
 
 __all__ = [
-    "LinearProbe",
     "adapt_batch_norm",
     "augmented_linear_probe",
-    "checked_problem",
     "cluster_scores",
     "evaluate_representations",
     "extract",
     "head_scores",
     "knn_accuracy",
-    "knn_predict",
     "linear_probe",
     "raw_pixels",
     "table",

@@ -6,8 +6,7 @@ Legend: Nb bank rows (a probe learns from them), Nq query rows (it is asked abou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +20,8 @@ Integers = Tensor | np.ndarray[Any, Any] | Sequence[int]
 def whole_numbers(values: Integers, name: str) -> Tensor:
     """``values`` as an int64 tensor [N] on its own device.
 
-    Raises `DataError` for floats, for anything but one dimension, for no rows, and for negative numbers: -1
-    means "no label" or "unassigned" elsewhere in coke, and such rows are to be left out by the caller,
-    knowingly.
+    Raises `DataError` for anything else, and for negative numbers: -1 means "no label" or "unassigned" elsewhere in
+    coke, and such rows are to be left out by the caller, knowingly.
 
     >>> whole_numbers([3, 1], "labels")
     tensor([3, 1])
@@ -31,35 +29,28 @@ def whole_numbers(values: Integers, name: str) -> Tensor:
     numbers = torch.as_tensor(values)
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise DataError(f"{name} must be whole numbers, got {numbers.dtype}: pass class or cluster indices")
-    if numbers.ndim != 1:
+    if numbers.ndim != 1 or len(numbers) == 0:
+        shape = tuple(numbers.shape)
         raise DataError(
-            f"{name} must have one dimension, got shape {tuple(numbers.shape)}: pass one number a row"
+            f"{name} must have one dimension and any rows, got shape {shape}: pass one number a row"
         )
-    if len(numbers) == 0:
-        raise DataError(f"{name} has no rows: there is nothing to score")
-    negative = int((numbers < 0).sum())
-    if negative:
-        raise DataError(
-            f"{name} has {negative} of {len(numbers)} rows below 0 (-1: a row without one): leave those out"
-        )
+    if negative := int((numbers < 0).sum()):
+        share = f"{negative} of {len(numbers)} rows below 0"
+        raise DataError(f"{name} has {share} (-1: a row without one): leave those out")
     return numbers.long()
 
 
 def checked_features(features: Tensor, name: str) -> Tensor:
     """Features as float32 [N, F]; raises `DataError` for another shape, no rows, NaN or infinity."""
+    shape = tuple(features.shape)
     if features.ndim != 2:
-        raise DataError(
-            f"{name} features must be [rows, dimensions], got {tuple(features.shape)}: flatten them"
-        )
+        raise DataError(f"{name} features must be [rows, dimensions], got {shape}: flatten them")
     if features.numel() == 0:
-        raise DataError(
-            f"{name} features are empty, shape {tuple(features.shape)}: a probe needs rows to look at"
-        )
+        raise DataError(f"{name} features are empty, shape {shape}: a probe needs rows to look at")
     features = features.float()
-    finite = torch.isfinite(features).all(dim=1)
-    if not bool(finite.all()):
+    if n_bad := int((~torch.isfinite(features).all(dim=1)).sum()):
         raise DataError(
-            f"{int((~finite).sum())} of {len(features)} {name} features hold NaN or infinity: "
+            f"{n_bad} of {len(features)} {name} features hold NaN or infinity: "
             "the network has diverged, or its input was not finite"
         )
     return features
@@ -69,26 +60,12 @@ def checked_labels(labels: Integers, name: str, n_rows: int) -> Tensor:
     """Labels as int64 [N]; raises `DataError` where they do not match the rows, or any row has none (-1)."""
     checked = whole_numbers(labels, f"{name} labels")
     if len(checked) != n_rows:
-        raise DataError(
-            f"{n_rows} {name} features but {len(checked)} labels: both need one entry for each image"
-        )
+        came = f"{n_rows} {name} features but {len(checked)} labels"
+        raise DataError(f"{came}: both need one entry for each image")
     return checked
 
 
-def checked_pair(bank_features: Tensor, query_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides' features on the bank's device; raises `DataError` also where their widths differ."""
-    bank = checked_features(bank_features, "bank")
-    query = checked_features(query_features, "query").to(bank.device)
-    if bank.shape[1] != query.shape[1]:
-        raise DataError(
-            f"bank features have {bank.shape[1]} dimensions but query features {query.shape[1]}: "
-            "extract both with the same backbone and size"
-        )
-    return bank, query
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(NamedTuple):
     """A checked classification problem, all on the bank features' device.
 
     Classes are numbered 0 .. C-1 in the order of ``classes`` (the label values of the bank). A query label
@@ -110,14 +87,19 @@ def checked_problem(
     Raises `DataError` for what `checked_features` and `checked_labels` refuse, for sides of different width,
     for a bank of one class only (every answer would be right), and where no query label occurs in the bank.
     """
-    bank, query = checked_pair(bank_features, query_features)
+    bank = checked_features(bank_features, "bank")
+    query = checked_features(query_features, "query").to(bank.device)
+    if bank.shape[1] != query.shape[1]:
+        raise DataError(
+            f"bank features have {bank.shape[1]} dimensions but query features {query.shape[1]}: "
+            "extract both with the same backbone and size"
+        )
     labels = checked_labels(bank_labels, "bank", len(bank)).to(bank.device)
     asked = checked_labels(query_labels, "query", len(query)).to(bank.device)
     classes, bank_classes = labels.unique(return_inverse=True)
     if len(classes) < 2:
-        raise DataError(
-            f"all {len(bank)} bank labels are {int(classes[0])}: a probe needs two classes or more"
-        )
+        only = f"all {len(bank)} bank labels are {int(classes[0])}"
+        raise DataError(f"{only}: a probe needs two classes or more")
     known = torch.isin(asked, classes)
     if not bool(known.any()):
         raise DataError(

@@ -5,37 +5,22 @@ No score depends on the order of the rows or on how classes and clusters are num
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
-from coke.errors import ConfigError, DataError
+from coke.errors import DataError
 from coke.evaluation.checks import Integers, checked_features, checked_labels, whole_numbers
 
 
-class ClusterScores(TypedDict):
-    """Agreement of clusters with labels, all in [0, 1] but the adjusted Rand index, which may be negative."""
-
-    accuracy: float
-    nmi: float
-    ari: float
-
-
-class HeadScores(ClusterScores):
-    """One head's agreement; ``used`` is how many of its clusters hold a labelled image."""
-
-    head: int
-    used: int
-
-
-def agreement(labels: Integers, clusters: Integers) -> ClusterScores:
+def agreement(labels: Integers, clusters: Integers) -> dict[str, float]:
     """Scores of clusters [N] against labels [N], from their contingency table.
 
     ``accuracy``: share of rows right under the best one-to-one matching of clusters to classes; rows of what
     stays unmatched count as wrong. ``nmi``: mutual information over the mean of both entropies. ``ari``:
-    agreement over pairs of rows corrected for chance. Raises `DataError` for what `whole_numbers` refuses and
-    where the numbers of rows differ.
+    agreement over pairs of rows corrected for chance, which may be negative. Raises `DataError` for what
+    `whole_numbers` refuses and where the numbers of rows differ.
 
     >>> agreement([0, 0, 1, 1], [4, 4, 9, 4])["accuracy"]
     0.75
@@ -51,44 +36,38 @@ def agreement(labels: Integers, clusters: Integers) -> ClusterScores:
         raise DataError(f"{len(classes)} labels but {len(groups)} clusters: both need one entry for each row")
     counts = contingency_matrix(classes, groups)
     matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
-    return ClusterScores(
-        accuracy=float(matched / len(classes)),
-        nmi=float(normalized_mutual_info_score(classes, groups)),
-        ari=float(adjusted_rand_score(classes, groups)),
-    )
+    return {
+        "accuracy": float(matched / len(classes)),
+        "nmi": float(normalized_mutual_info_score(classes, groups)),
+        "ari": float(adjusted_rand_score(classes, groups)),
+    }
 
 
 def cluster_scores(
-    features: Tensor, labels: Integers, *, n_clusters: int | None = None, n_init: int = 10, seed: int = 0
-) -> ClusterScores:
+    features: Tensor, labels: Integers, *, n_init: int = 10, seed: int = 0
+) -> dict[str, float]:
     """Cluster features [N, F] with k-means and compare with labels [N].
 
-    Features are centred on their mean and normalised to unit length, as for k-NN; k is the number of classes
-    unless given; the best of ``n_init`` seeded starts (k-means++) by the k-means objective counts, never by
-    the labels. The same procedure serves every representation. Raises `DataError` for rows that do not match,
-    missing labels, NaN, one class only, or fewer images than clusters; `ConfigError` for fewer than one
-    start.
+    Features are centred on their mean and normalised to unit length, as for k-NN; k is the number of classes; the best
+    of ``n_init`` seeded starts (k-means++) by the k-means objective counts, never by the labels. Raises `DataError`
+    for rows that do not match, missing labels, NaN, and one class only.
     """
     from sklearn.cluster import KMeans
 
     checked = checked_features(features, "clustered")
     classes = checked_labels(labels, "clustered", len(checked))
-    found = len(classes.unique())
-    if found < 2:
-        raise DataError(
-            f"all {len(checked)} labels are {int(classes[0])}: clusters need two classes to compare with"
-        )
-    wanted = found if n_clusters is None else n_clusters
-    if wanted < 1 or n_init < 1:
-        raise ConfigError(f"n_clusters and n_init must be at least 1, got {wanted} and {n_init}")
-    if wanted > len(checked):
-        raise DataError(f"{wanted} clusters asked of {len(checked)} images: lower n_clusters")
+    n_classes = len(classes.unique())
+    if n_classes < 2:
+        only = f"all {len(checked)} labels are {int(classes[0])}"
+        raise DataError(f"{only}: clusters need two classes to compare with")
     points = functional.normalize(checked - checked.mean(dim=0), dim=1).cpu().numpy()
-    return agreement(classes, KMeans(n_clusters=wanted, n_init=n_init, random_state=seed).fit(points).labels_)
+    return agreement(classes, KMeans(n_classes, n_init=n_init, random_state=seed).fit(points).labels_)
 
 
-def head_scores(assignments: Tensor, labels: Integers) -> list[HeadScores]:
+def head_scores(assignments: Tensor, labels: Integers) -> list[dict[str, Any]]:
     """A run's own clusters against labels, head by head: from assignments [N, H] and labels [N].
+
+    ``used`` is how many clusters of the ``head`` hold a labelled image.
 
     Read NMI across heads of different K with care: it grows with K; ACC means something where K is about the
     number of classes. Raises `DataError` for rows that do not match, unassigned (-1) or unlabelled (-1)
@@ -101,6 +80,6 @@ def head_scores(assignments: Tensor, labels: Integers) -> list[HeadScores]:
     if assignments.ndim != 2 or assignments.shape[1] == 0:
         raise DataError(f"assignments must be [images, heads], got {tuple(assignments.shape)}")
     return [
-        HeadScores(**agreement(labels, clusters), head=head, used=len(clusters.unique()))
+        {**agreement(labels, clusters), "head": head, "used": len(clusters.unique())}
         for head, clusters in enumerate(assignments.unbind(dim=1))
     ]

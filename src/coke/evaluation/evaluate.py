@@ -86,21 +86,16 @@ def table(evaluation: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [["", *(COLUMNS[key] for key in columns)]]
     for name, scores in evaluation.items():
         rows.append([name, *(f"{scores[key]:.1%}" if key in scores else "-" for key in columns)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(columns) + 1)]
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append(" ".join([row[0].ljust(widths[0]) + " ", *cells]).rstrip())
-    return "\n".join(lines + _protocol(evaluation))
-
-
-def _protocol(evaluation: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    scores = next((scores for scores in evaluation.values() if "clustered" in scores), None)
-    if scores is None:
-        return []
-    return [
-        f"{scores['query_images']:,} query images asked of {scores['bank_images']:,} bank images, "
-        f"{scores['n_classes']} classes (chance {1 / scores['n_classes']:.1%}); "
-        f"k-means (k = classes, best of 10 starts) on the {scores['clustered_images']:,} images of the "
-        f"{scores['clustered']}"
-    ]
+    for name, *cells in rows:
+        shown = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append(" ".join([name.ljust(first + 1), *shown]).rstrip())
+    said = next((scores for scores in evaluation.values() if "clustered" in scores), None)
+    if said is not None:
+        lines.append(
+            f"{said['query_images']:,} query images asked of {said['bank_images']:,} bank images, "
+            f"{said['n_classes']} classes (chance {1 / said['n_classes']:.1%}); k-means (k = classes, best of 10 "
+            f"starts) on the {said['clustered_images']:,} images of the {said['clustered']}"
+        )
+    return "\n".join(lines)

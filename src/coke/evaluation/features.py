@@ -28,12 +28,11 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     tensor([2., 2., 2.])
     """
     if min(std) <= 0:
-        raise ConfigError(
-            f"std must be above 0 in every channel, got {tuple(std)}: use 1 for a constant channel"
-        )
-    shape = (1, 3, 1, 1)
-    center = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+        came = f"got {tuple(std)}: use 1 for a constant channel"
+        raise ConfigError(f"std must be above 0 in every channel, {came}")
+    center, scale = (
+        torch.tensor(of, dtype=torch.float32, device=images.device).view(3, 1, 1) for of in (mean, std)
+    )
     return (images.float() / 255 - center) / scale
 
 
@@ -63,19 +62,9 @@ def pooled(output: Tensor) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 4):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(
-            f"the backbone returned {shape}, expected [B, F] or [B, F, h, w]: give it pooled features "
-            "(timm: num_classes=0)"
-        )
+        wanted = "expected [B, F] or [B, F, h, w]: give it pooled features (timm: num_classes=0)"
+        raise DataError(f"the backbone returned {shape}, {wanted}")
     return (output if output.ndim == 2 else output.mean(dim=(2, 3))).float()
-
-
-def _batches(images: ImageSet, size: int, batch_size: int) -> Iterator[Tensor]:
-    if len(images) == 0:
-        raise DataError(f"{images.name} holds no images: there are no features to extract")
-    if size < 1 or batch_size < 1:
-        raise ConfigError(f"size and batch_size must be at least 1, got {size} and {batch_size}")
-    return images.centered(size, batch_size)
 
 
 @torch.no_grad()
@@ -92,13 +81,11 @@ def extract(
     """Features of all images in order: float32 [N, F] on the CPU.
 
     The backbone runs in eval mode, so the batch size changes nothing but rounding; modes and device are
-    restored. Raises `DataError` for an empty set or an output that is neither [B, F] nor [B, F, h, w].
+    restored. Raises `DataError` for an output that is neither [B, F] nor [B, F, h, w].
     """
-    batches = _batches(images, size, batch_size)
     with evaluating(backbone, device) as there:
-        return torch.cat(
-            [pooled(backbone(normalised(batch.to(there), mean, std))).cpu() for batch in batches]
-        )
+        seen = (normalised(batch.to(there), mean, std) for batch in images.centered(size, batch_size))
+        return torch.cat([pooled(backbone(batch)).cpu() for batch in seen])
 
 
 def to_device(features: Tensor, device: torch.device | str) -> Tensor:
@@ -144,7 +131,7 @@ def adapt_batch_norm(
             layer.reset_running_stats()
             layer.train()
         try:
-            for batch in _batches(images, size, batch_size):
+            for batch in images.centered(size, batch_size):
                 seen += len(batch)
                 for layer in layers:
                     layer.momentum = len(batch) / seen
@@ -162,5 +149,5 @@ def raw_pixels(
     What a representation has to beat. Give the bank's mean and std for both bank and query. Every image costs
     12 size^2 bytes, so photographs are better shrunk (size 32: 12 KiB an image).
     """
-    batches = _batches(images, size, batch_size)
+    batches = images.centered(size, batch_size)
     return torch.cat([normalised(batch, mean, std).flatten(1) for batch in batches])

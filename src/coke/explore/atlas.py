@@ -66,12 +66,13 @@ def free_port(asked: int | None) -> int:
         if not 1 <= asked < 2**16:
             raise ConfigError(f"--port must lie in 1 ... 65535, got {asked}")
         if not _is_free(asked):
-            raise ConfigError(
-                f"--port {asked} cannot be had: name another, or leave it out for any that is free"
-            )
+            remedy = "name another, or leave it out for any that is free"
+            raise ConfigError(f"--port {asked} cannot be had: {remedy}")
         return asked
-    near = (port for port in range(_FIRST_PORT, _FIRST_PORT + 100) if _is_free(port))
-    return next(near, None) or _any_port()
+    free = next((port for port in range(_FIRST_PORT, 2**16) if _is_free(port)), None)
+    if free is None:
+        raise ConfigError(f"no port from {_FIRST_PORT} on is free: name another with --port")
+    return free
 
 
 def _is_free(port: int) -> bool:
@@ -82,22 +83,15 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def _any_port() -> int:
-    with socket.socket() as tried:
-        tried.bind((LOOPBACK[0], 0))
-        return int(tried.getsockname()[1])
-
-
 def arguments(table: Path, columns: Sequence[str], labels: Path | None) -> list[str]:
     """What it is told of a table with these columns."""
     shown = {"x": "projection_x", "y": "projection_y", "neighbors": "neighbors"}
     shown["importance"] = "margin" if "margin" in columns else "similarity"
     if "image" in columns or "key" in columns:
         shown |= {"image": "image"} if "image" in columns else {"text": "key"}
-    named = {"importance": "pagerank"}
     told = [str(table), "--disable-projection", "--state", _charts(shown, columns)]
     for name, column in shown.items():
-        told += [f"--{named.get(name, name)}", column]
+        told += ["--pagerank" if name == "importance" else f"--{name}", column]
     return told if labels is None else [*told, "--labels", str(labels)]
 
 
@@ -171,19 +165,14 @@ def _running(command: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[
     try:
         yield process
     finally:
-        for gently in (True, False):
+        for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                _end(process, gently)
+                if os.name == "posix":  # also what it started
+                    os.killpg(process.pid, number)
+                else:
+                    process.terminate()
                 process.wait(5)
                 break
-
-
-def _end(process: subprocess.Popen[str], gently: bool) -> None:
-    """Also what it started, where systems know groups of processes."""
-    if os.name == "posix":
-        os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
-    else:
-        process.terminate()
 
 
 def _ended(process: subprocess.Popen[str], log: IO[str]) -> ExplorerError:

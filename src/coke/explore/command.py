@@ -7,7 +7,6 @@ import signal
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,15 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from coke.atomic import atomic, is_writable
+from coke.atomic import atomic, check_output, is_writable
+from coke.bounded.places import places
 from coke.errors import BoundsError, ConfigError, DataError
 from coke.explore import atlas
-from coke.explore.items import Items, items_of_embeddings, items_of_run
+from coke.explore.items import Items, check_directions, items_of_embeddings, items_of_run
 from coke.explore.map import map_of
 from coke.explore.neighbours import ALL_PAIRS, Neighbours, find_neighbours, sums_of_directions
 from coke.explore.table import center_labels, write_table
+from coke.model.predict import columns_of
 from coke.progress import progress_bar
 from coke.run import Run, is_run
+from coke.vectors import open_vectors
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 1 << 14  # rows
@@ -37,30 +39,25 @@ _PAIRS_OF_A_ROW = 8  # times the square root of N: what clusters may cost, else 
 def explore(options: Namespace) -> int:
     """`coke explore`; returns its exit code. Raises `CokeError` before any work."""
     console, began = Console(highlight=False, markup=False, soft_wrap=True), time.monotonic()
-    serves = not options.no_serve and options.export is None
-    check(options, serves)
-    command = None if options.no_serve and options.export is None else atlas.find_explorer()
+    check(options)
+    command = atlas.find_explorer() if options.export is not None or not options.no_serve else []
     items = _items(options)
     if options.k is not None and not 1 <= options.k <= items.n_rows:
         raise BoundsError(f"--k {options.k}: there are {items.n_rows:,} rows, so 1 ... {items.n_rows:,}")
     console.print(f"{items.name}: {items.n_rows:,} rows")
-    with ExitStack() as kept:
-        folder = Path(kept.enter_context(TemporaryDirectory(prefix="coke-explore-")))
-        out = options.out or folder / "table.parquet"
-        columns = make_table(items, out, folder, options, console)
+    with TemporaryDirectory(prefix="coke-explore-") as folder:
+        out = options.out or Path(folder) / "table.parquet"
+        columns = make_table(items, out, options, console)
         labels = labels_file(out) if "cluster" in columns else None
         if options.out is not None:
             written = str(out) if labels is None else f"{out}, {labels}"
             console.print(f"{written}: {time.monotonic() - began:.1f} s")
         told = atlas.arguments(out, columns, labels)
         if options.export is not None:
-            assert command is not None
             atlas.export(command, told, options.export)
-            console.print(
-                f"{options.export}: python -m http.server --bind 127.0.0.1 --directory {options.export}"
-            )
-        if serves:
-            assert command is not None
+            server = f"python -m http.server --bind {atlas.LOOPBACK[0]}"
+            console.print(f"{options.export}: {server} --directory {options.export}")
+        elif not options.no_serve:
             port = atlas.free_port(options.port)
             ready = f"http://{atlas.LOOPBACK[0]}:{port}\nCtrl-C ends it"
             number = atlas.serve(command, told, port, ready)
@@ -68,33 +65,25 @@ def explore(options: Namespace) -> int:
     return 0
 
 
-def check(options: Namespace, serves: bool) -> None:
+def check(options: Namespace) -> None:
     """Raise `ConfigError` for what cannot be written or served, before anything is read."""
     out, folder = options.out, options.export
     atlas.check_host(options.host)
-    if serves:
+    if not options.no_serve and folder is None:
         atlas.free_port(options.port)
     if options.no_serve and out is None and folder is None:
         raise ConfigError("--no-serve leaves nothing to do: name --out FILE.parquet or --export FOLDER")
     if out is not None:
-        if out.suffix != ".parquet":
-            raise ConfigError(f"--out {out}: it is written as parquet, so let its name end in .parquet")
+        read = [path for path in (options.what, options.clusters) if path is not None]
         for file in (out, labels_file(out)):
-            if file.exists() and not options.overwrite:
-                raise ConfigError(f"--out {out}: {file} exists: pass --overwrite, or name another file")
-        read = [path.resolve() for path in (options.what, options.clusters) if path is not None]
-        if out.resolve() in read or read[0] in out.resolve().parents:
-            raise ConfigError(f"--out {out}: it lies among what is read: name another file")
-        if out.is_dir() or not is_writable(out):
-            raise ConfigError(f"--out {out} cannot be written: name another file")
+            check_output(file, ".parquet", overwrite=options.overwrite, reads=read)
     if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         raise ConfigError(f"--export {folder}: it is not empty: name a new folder")
     if folder is not None and not is_writable(folder):
         raise ConfigError(f"--export {folder} cannot be written: nothing can be made in {folder.parent}")
     if options.map == "umap" and find_spec("umap") is None:
-        raise ConfigError(
-            "--map umap: umap-learn is not installed: pip install 'coke-ssl[map]', or --map pca"
-        )
+        remedy = "pip install 'coke-ssl[map]', or --map pca"
+        raise ConfigError(f"--map umap: umap-learn is not installed: {remedy}")
     if options.k is not None and options.clusters is not None:
         raise ConfigError("--k makes clusters and --clusters names some: leave out one of them")
 
@@ -106,34 +95,28 @@ def labels_file(out: Path) -> Path:
 
 def _items(options: Namespace) -> Items:
     what = options.what
+    asked = {"head": options.head, "data": options.data, "image_column": options.image_column}
+    of_embeddings = {"clusters": options.clusters, "column": options.column}
     if is_run(what):
-        given = {"--clusters": options.clusters, "--k": options.k, "--column": options.column}
-        for flag, value in given.items():
+        for name, value in {**of_embeddings, "k": options.k}.items():
             if value is not None:
-                raise ConfigError(f"{flag} is for embeddings; {what} is a run, which has clusters of its own")
-        return items_of_run(
-            Run(what), head=options.head, data=options.data, image_column=options.image_column
-        )
+                own = f"{what} is a run, which has clusters of its own"
+                raise ConfigError(f"--{name} is for embeddings; {own}")
+        return items_of_run(Run(what), **asked)
     if not what.exists():
         raise DataError(f"{what}: there is no such run folder, and no such file or folder of embeddings")
-    return items_of_embeddings(
-        what,
-        column=options.column,
-        clusters=options.clusters,
-        head=options.head,
-        data=options.data,
-        image_column=options.image_column,
-    )
+    return items_of_embeddings(what, **asked, **of_embeddings)
 
 
-def make_table(items: Items, out: Path, folder: Path, options: Namespace, console: Console) -> Sequence[str]:
+def make_table(items: Items, out: Path, options: Namespace, console: Console) -> Sequence[str]:
     """Write the table, and labels beside it where there are clusters; returns the columns' names."""
     where, near = items.map, items.near
     for sentence in items.said:
         console.print(sentence)
     if items.vectors is not None:
         with progress_bar(console, "vectors") as progress:
-            vectors = items.vectors(folder, progress)
+            vectors = items.vectors(progress)
+        check_directions(vectors, items.name, zeros=True)
         if options.k is not None:
             items.clusters = _clustered(vectors, options.k, options.seed)
         near, words = neighbours_of(vectors, items.clusters.get("cluster"))
@@ -177,16 +160,12 @@ def neighbours_of(vectors: Array, cluster: Any | None) -> tuple[Neighbours, str]
             centers = sums_of_directions(vectors, labels, len(sizes))
             return find_neighbours(vectors, k, labels=labels, centers=centers), words
     n_groups, labels = math.isqrt(n_rows), np.zeros(n_rows, np.int64)
-    known = _have_direction(vectors)  # what has none is like no other in whatever group
+    blocks = (vectors[first : first + _BLOCK] for first in range(0, n_rows, _BLOCK))
+    known = np.concatenate([(block != 0).any(axis=1) for block in blocks])  # zeros are like no other anywhere
     km = _fitted(vectors if known.all() else vectors[known], n_groups, 0, max_size_ratio=2, max_iter=5)
     labels[known] = km.labels_
     found = find_neighbours(vectors, k, labels=labels, centers=km.cluster_centers_)
     return found, f"the {k} most similar of one of {n_groups:,} groups, made for this, and the 3 nearest ones"
-
-
-def _have_direction(vectors: Array) -> Array:
-    blocks = (vectors[first : first + _BLOCK] for first in range(0, len(vectors), _BLOCK))
-    return np.concatenate([(block != 0).any(axis=1) for block in blocks])
 
 
 def _fitted(vectors: Array, k: int, seed: int, **settings: Any) -> Any:
@@ -197,15 +176,6 @@ def _fitted(vectors: Array, k: int, seed: int, **settings: Any) -> Any:
 
 def _clustered(vectors: Array, k: int, seed: int) -> dict[str, Any]:
     """K clusters by cosine, with a row's cosine to its center and its margin to the nearest other one."""
-    from coke.bounded.places import places
-    from coke.vectors import open_vectors
-
     km = _fitted(vectors, k, seed)
     place = places(open_vectors(vectors), km.labels_, km.cluster_centers_, km.metric)
-    lone = place["second"] < 0
-    return {
-        "cluster": pa.array(place["cluster"].copy()),
-        "score": pa.array(1 - place["distance"]),
-        "margin": pa.array(place["margin"].copy(), mask=lone),
-        "second": pa.array(place["second"].copy(), mask=lone),
-    }
+    return {name.removesuffix("_0"): pa.array(column) for name, column in columns_of(0, place).items()}

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from coke.explore.join import heads_of
+
 Array = np.ndarray[Any, Any]
 Kind = Literal["central", "borderline", "random", "farthest"]
 DOUBT = 0.02  # a margin below it leaves it nearly to chance which of two clusters an image is in
@@ -37,26 +39,22 @@ class Groups:
     @classmethod
     def read(cls, table: Any, recorded: list[dict[str, Any]], min_size_ratio: float | None) -> list[Groups]:
         """All heads of a table of assignments, by what the last epoch recorded of each (``n_clusters``, ``bound``)."""
-        names = table.column_names
-        indices = sorted(
-            int(name[8:]) for name in names if name.startswith("cluster_") and name[8:].isdigit()
-        )
         heads = []
-        for index in indices:
+        for index in heads_of(table.column_names):
 
             def column(name: str, missing: float, index: int = index) -> Array:
-                known = f"{name}_{index}" in names
+                known = f"{name}_{index}" in table.column_names
                 found = table[f"{name}_{index}"].to_numpy() if known else np.full(len(table), np.nan)
                 return np.nan_to_num(found.astype(np.float64), nan=missing)
 
             said = recorded[index] if index < len(recorded) else {}
-            clusters = column("cluster", -1).astype(np.int64)
+            clusters, seconds = (column(name, -1).astype(np.int64) for name in ("cluster", "second"))
             n_clusters = max(int(said.get("n_clusters") or 0), int(clusters.max(initial=-1)) + 1)
             bound = said.get("bound")
             if bound is None and min_size_ratio is not None and n_clusters:
                 bound = min_size_ratio * len(clusters) / n_clusters
-            scores, margins, seconds = column("score", np.nan), column("margin", np.nan), column("second", -1)
-            heads.append(cls(index, clusters, scores, margins, seconds.astype(np.int64), n_clusters, bound))
+            scores, margins = column("score", np.nan), column("margin", np.nan)
+            heads.append(cls(index, clusters, scores, margins, seconds, n_clusters, bound))
         return heads
 
     @cached_property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ def read_clusters(
     Raises:
         DataError: no such file, head or clusters; or it is about other rows.
     """
-    table = _read(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of clusters")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from error
     columns = _columns(table, path, head)
     wanted, by = _rows_of_file(table, path, n_rows, keys)
     n_known = n_rows - wanted.null_count
@@ -55,38 +61,30 @@ def read_clusters(
     return {name: column.take(wanted) for name, column in columns.items()}, said
 
 
-def _read(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file of clusters")
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from error
+def heads_of(names: Iterable[str]) -> list[int]:
+    """The heads whose clusters a table with these columns holds.
+
+    >>> heads_of(["key", "cluster_1", "score_1", "cluster_0"])
+    [0, 1]
+    """
+    return sorted(int(name[8:]) for name in names if name.startswith("cluster_") and name[8:].isdigit())
 
 
 def _columns(table: pa.Table, path: Path, head: int | None) -> dict[str, Any]:
-    names = table.column_names
-    heads = sorted(int(name[8:]) for name in names if name.startswith("cluster_") and name[8:].isdigit())
-    if "cluster" in names and not head:
-        found = {name: table[name] for name in PLACE if name in names}
-    elif (head or 0) in heads:
-        found = {name: table[f"{name}_{head or 0}"] for name in PLACE if f"{name}_{head or 0}" in names}
-    else:
+    names, heads, wanted = table.column_names, heads_of(table.column_names), head or 0
+    suffix = "" if "cluster" in names and not head else f"_{wanted}"
+    if suffix and wanted not in heads:
         there = f"it has heads {', '.join(map(str, heads))}" if heads else f"its columns: {', '.join(names)}"
         raise DataError(f"{path} has no cluster{'' if head is None else f' of head {head}'}: {there}")
+    found = {name: table[name + suffix] for name in PLACE if name + suffix in names}
     if not pa.types.is_integer(found["cluster"].type):
         raise DataError(f"{path}: clusters must be whole numbers, got {found['cluster'].type}")
     found = {name: column.combine_chunks().cast(PLACE[name]) for name, column in found.items()}
-    if "distance" in found and "score" not in found and _metric(table.schema.metadata or {}) == "cosine":
-        found["score"] = pc.subtract(pa.scalar(1, pa.float32()), found.pop("distance"))
+    if "distance" in found and "score" not in found:
+        with suppress(KeyError, ValueError):
+            if json.loads((table.schema.metadata or {})[b"coke clustering"])["metric"] == "cosine":
+                found["score"] = pc.subtract(pa.scalar(1, pa.float32()), found.pop("distance"))
     return found
-
-
-def _metric(metadata: Mapping[bytes, bytes]) -> str | None:
-    try:
-        return json.loads(metadata[b"coke clustering"]).get("metric")
-    except (KeyError, ValueError, AttributeError):
-        return None
 
 
 def _rows_of_file(table: pa.Table, path: Path, n_rows: int, keys: Any | None) -> tuple[Any, str]:
@@ -99,9 +97,8 @@ def _rows_of_file(table: pa.Table, path: Path, n_rows: int, keys: Any | None) ->
     if "row" in table.column_names:
         rows = table["row"].to_numpy()
         if len(rows) and not 0 <= rows.min() <= rows.max() < n_rows:
-            raise DataError(
-                f"{path} is about rows {rows.min()} ... {rows.max()}, and there are {n_rows:,} here"
-            )
+            about = f"rows {rows.min()} ... {rows.max()}"
+            raise DataError(f"{path} is about {about}, and there are {n_rows:,} here")
         wanted = np.full(n_rows, -1)
         wanted[rows] = np.arange(len(rows))
         return pa.array(wanted, mask=wanted < 0), "row"

@@ -38,8 +38,7 @@ def map_of(
         method: "umap" or "pca"; None: UMAP where it is installed and neighbours are given.
         seed: of UMAP. The same seed gives the same map on the same machine.
 
-    Raises:
-        ConfigError: UMAP without umap-learn, or without enough neighbours.
+    Raises `ConfigError` for UMAP without enough neighbours.
 
     >>> import numpy as np
     >>> map_of(np.eye(4), method="pca").words
@@ -49,15 +48,11 @@ def map_of(
     if method is None:
         method = "umap" if enough and find_spec("umap") is not None else "pca"
     if method == "umap":
-        if find_spec("umap") is None:
-            raise ConfigError("umap-learn is not installed: pip install 'coke-ssl[map]', or ask for pca")
         if neighbours is None or not enough:
             raise ConfigError("UMAP needs at least 5 neighbours of every row: ask for pca")
         return Map(_umap(vectors, neighbours, seed), "UMAP: who is near whom is meant, distances are not")
     places, held = _pca(vectors)
-    return Map(
-        places, f"the two main directions (PCA), which hold {held:.0%} of the spread".replace("%", " %")
-    )
+    return Map(places, f"the two main directions (PCA), which hold {100 * held:.0f} % of the spread")
 
 
 def _pca(vectors: Any) -> tuple[Array, float]:
@@ -91,11 +86,8 @@ def _umap(vectors: Any, neighbours: Neighbours, seed: int) -> Array:
     n_rows, k = neighbours.rows.shape
     own = np.arange(n_rows)[:, None]
     distances = (1 - neighbours.similarity).clip(0).astype(np.float32)
-    known = (
-        np.hstack([own, neighbours.rows]),
-        np.hstack([np.zeros((n_rows, 1), np.float32), distances]),
-        None,
-    )
+    none = np.zeros((n_rows, 1), np.float32)
+    known = (np.hstack([own, neighbours.rows]), np.hstack([none, distances]), None)
     start = _pca(vectors)[0]
     start = 10 * start / max(float(np.abs(start).max()), 1e-12)
     start += np.random.default_rng(seed).normal(0, 1e-4, start.shape).astype(np.float32)  # equal rows part

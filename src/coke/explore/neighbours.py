@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from coke.errors import ConfigError, DataError
-
 Array = np.ndarray[Any, Any]
 ALL_PAIRS = 20_000
 """Rows up to which comparing every pair is a matter of seconds; above, those of a cluster and of the nearest ones."""
@@ -41,19 +39,15 @@ def find_neighbours(
     centers: Any = None,
     n_near: int = 3,
 ) -> Neighbours:
-    """The k rows of highest cosine to each row, from its own cluster and the `n_near` nearest ones.
+    """The k rows of highest cosine to each row of vectors [N, D], from its own cluster and the `n_near` nearest ones.
 
     Memory beyond the vectors: 20 k bytes a row, and the rows of a few clusters as float32.
 
     Args:
-        vectors: [N, D], an array or a memory map; rows of any length, a row of zeros is similar to nothing (0).
-        k: neighbours of a row.
+        vectors: an array or a memory map; rows of any length, a row of zeros is similar to nothing (0).
         labels: [N] cluster of each row, 0 ... K-1; None compares all pairs.
         centers: [K, D] of the clusters, which say what is near what by cosine.
         n_near: other clusters that are looked at.
-
-    Raises:
-        ConfigError: k below 1, labels without centers. DataError: labels or centers that do not fit the vectors.
 
     >>> import numpy as np
     >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
@@ -61,36 +55,22 @@ def find_neighbours(
     array([1, 0, 3, 2])
     """
     n_rows = len(vectors)
-    if k < 1 or n_near < 0:
-        raise ConfigError(f"k must be at least 1 and n_near at least 0, got {k} and {n_near}")
     found = Neighbours(np.full((n_rows, k), -1, np.int64), np.full((n_rows, k), -np.inf, np.float32))
-    for own, candidates in _comparisons(n_rows, labels, centers, n_near, vectors.shape[1]):
+    for own, candidates in _comparisons(n_rows, labels, centers, n_near):
         block_rows = max(1, _PRODUCTS // min(len(candidates), _CANDIDATES))
         for first in range(0, len(own), block_rows):
             block = own[first : first + block_rows]
-            found.rows[block], found.similarity[block] = _best(vectors, block, candidates, k)
+            found.rows[block], found.similarity[block] = most_similar(vectors, block, candidates, k)
     return found
 
 
-def _comparisons(
-    n_rows: int, labels: Any, centers: Any, n_near: int, n_features: int
-) -> Iterator[tuple[Array, Array]]:
+def _comparisons(n_rows: int, labels: Any, centers: Any, n_near: int) -> Iterator[tuple[Array, Array]]:
     """Rows of a cluster, and those that they are compared with: they and the rows of the nearest clusters."""
     if labels is None:
         yield np.arange(n_rows), np.arange(n_rows)
         return
-    if centers is None:
-        raise ConfigError(
-            "labels say who is together; give the centers too, which say which clusters are near"
-        )
     labels, centers = np.asarray(labels), torch.as_tensor(np.asarray(centers)).float()
-    if labels.shape != (n_rows,) or centers.ndim != 2 or centers.shape[1] != n_features:
-        raise DataError(
-            f"{n_rows:,} vectors of {n_features} features, got labels of shape {labels.shape} and centers of shape "
-            f"{tuple(centers.shape)}: they must be [N] and [K, D]"
-        )
-    if n_rows and not 0 <= labels.min() <= labels.max() < len(centers):
-        raise DataError(f"labels {labels.min()} ... {labels.max()} do not fit {len(centers)} centers")
+    assert labels.shape == (n_rows,)
     members = np.split(
         np.argsort(labels, kind="stable"), np.bincount(labels, minlength=len(centers)).cumsum()[:-1]
     )
@@ -103,14 +83,14 @@ def _comparisons(
             yield own, np.concatenate([members[one] for one in nearest])
 
 
-def _best(vectors: Any, block: Array, candidates: Array, k: int) -> tuple[Array, Array]:
-    """Rows [b, k] and similarities [b, k] of the best candidates of a block of rows."""
-    queries = _directions(vectors, block)
+def most_similar(vectors: Any, block: Array, candidates: Array, k: int) -> tuple[Array, Array]:
+    """The most similar candidates of a block of rows, but not they themselves: rows and cosines as `Neighbours`."""
+    queries = unit_rows(vectors, block)
     rows = torch.full((len(block), k), -1)
     similarity = torch.full((len(block), k), -torch.inf)
     for first in range(0, len(candidates), _CANDIDATES):
         others = candidates[first : first + _CANDIDATES]
-        products = queries @ _directions(vectors, others).T
+        products = queries @ unit_rows(vectors, others).T
         products[torch.from_numpy(block[:, None] == others)] = -torch.inf  # not itself
         best = products.topk(min(k, len(others)), dim=1)
         ids = torch.from_numpy(others)[best.indices].where(best.values > -torch.inf, -1)
@@ -135,6 +115,6 @@ def sums_of_directions(vectors: Any, labels: Array, n_clusters: int) -> Array:
     return sums.numpy()
 
 
-def _directions(vectors: Any, rows: Array) -> Tensor:
+def unit_rows(vectors: Any, rows: Array) -> Tensor:
     """Rows as unit vectors, float32."""
     return normalize(torch.from_numpy(np.asarray(vectors[rows])).float(), dim=1)

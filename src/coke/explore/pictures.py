@@ -20,6 +20,7 @@ from PIL import Image
 
 from coke.atomic import atomic
 from coke.explore.groups import Groups, Kind
+from coke.explore.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from coke.images.image_set import ImageSet
@@ -94,14 +95,10 @@ class Pictures:
             pixels = self.images.read(self.places[row])
         except (OSError, ValueError):
             return None
-        picture, stream = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), io.BytesIO()
         side = next(side for n_images, side in _SIDES if len(self.keys) <= n_images)
-        scale = min(1.0, side / min(picture.size), 2 * side / max(picture.size))
-        width, height = (max(1, round(scale * length)) for length in picture.size)
-        exact = max(picture.size) <= _LOSSLESS and len(self.keys) <= _FEW
-        small = picture.resize((width, height), reducing_gap=3.0)
-        small.save(stream, "WEBP", quality=78, lossless=exact, method=1 if exact else 4)
-        return stream.getvalue()
+        exact = max(pixels.shape[1:]) <= _LOSSLESS and len(self.keys) <= _FEW
+        how = {"quality": 78, "lossless": exact, "method": 1 if exact else 4}
+        return thumbnail(pixels, side, 2 * side, format="WEBP", **how)
 
     def look(self, row: int) -> Array | None:
         """A picture at 16 x 16, float32 [768] of 0 ... 255, by which copies are known; None where there is none."""
@@ -167,11 +164,9 @@ class Pictures:
     def keep(self, path: Path, rows: Iterable[int], classes: list[str] | None) -> None:
         """Write the thumbnails of rows to a parquet file, with the names of the labels."""
         kept = sorted({*rows, *self.twins} & self.content.keys())
-        columns = {
-            "row": kept,
-            "key": [self.keys[row] for row in kept],
-            "picture": [self.content[row] for row in kept],
-        }
-        table = pyarrow.table(columns).replace_schema_metadata({"classes": json.dumps(classes)})
+        of_rows = {"key": [self.keys[row] for row in kept], "picture": [self.content[row] for row in kept]}
+        table = pyarrow.table({"row": kept, **of_rows}).replace_schema_metadata(
+            {"classes": json.dumps(classes)}
+        )
         with atomic(path, "wb") as stream:
             pyarrow.parquet.write_table(table, stream, compression="none")

@@ -40,30 +40,36 @@ def write_table(
     | projection_x, projection_y | float32, its place on the map; the metadata say under "map" how it came there |
     | neighbors | {ids, distances}: the most similar other rows, and 1 - cosine |
     """
-    best, known = near.similarity[:, 0], near.rows[:, 0] >= 0
-    fixed: dict[str, Any] = {**items.names, **items.clusters}
+    names, label = {**items.names, **items.clusters}, items.names.get("label")
     if items.clusters:
-        fixed["cluster_name"] = cluster_names(items.clusters, items.names.get("label"))
-    fixed |= {
-        "similarity": pa.array(best, pa.float32(), mask=~known),
-        "row": pa.array(np.arange(items.n_rows)),
-    }
-    fixed |= {f"projection_{axis}": pa.array(where.places[:, i]) for i, axis in enumerate("xy")}
-    table = pa.table(fixed)
-    missing: dict[int, str] = {}
-    fields = [*table.schema, pa.field("neighbors", NEIGHBOURS)]
-    pictures = None
-    if items.images is not None:
-        fields.insert(0, pa.field("image", PICTURE))
-        pictures = thumbnails(items.images, 0, items.n_rows)
-    schema = pa.schema(fields, {"map": where.words})
+        names["cluster_name"] = cluster_names(items.clusters, label)
+    lone = near.rows[:, 0] < 0
+    table = pa.table(
+        {
+            **names,
+            "similarity": pa.array(near.similarity[:, 0], pa.float32(), mask=lone),
+            "row": np.arange(items.n_rows),
+            "projection_x": where.places[:, 0],
+            "projection_y": where.places[:, 1],
+        }
+    )
+    schema = table.schema.append(pa.field("neighbors", NEIGHBOURS)).with_metadata({"map": where.words})
+    images, missing = items.images, dict[int, str]()
+    pictures: Iterator[bytes | str] = iter(())
+    if images is not None:
+        schema = schema.insert(0, pa.field("image", PICTURE))
+        pictures = thumbnails(images, range(items.n_rows))
     with atomic(out, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for first in range(0, items.n_rows, _ROW_GROUP):
             part = table.slice(first, _ROW_GROUP)
             stop = first + part.num_rows
             columns = [*part.columns, _neighbours(near, first, stop)]
-            if pictures is not None:
-                columns.insert(0, _images(items, pictures, first, stop, missing))
+            if images is not None:
+                found = list(islice(pictures, stop - first))
+                missing |= {row: why for row, why in enumerate(found, first) if isinstance(why, str)}
+                content = pa.array([None if isinstance(one, str) else one for one in found], pa.binary())
+                values, unknown = [content, pa.array(images.keys[first:stop])], content.is_null()
+                columns.insert(0, pa.StructArray.from_arrays(values, fields=list(PICTURE), mask=unknown))
             writer.write_table(pa.table(columns, schema=schema))
             progress(stop, items.n_rows)
     return missing
@@ -76,17 +82,6 @@ def _neighbours(near: Neighbours, first: int, stop: int) -> Any:
     distances = (1 - near.similarity[first:stop][known]).clip(0).astype(np.float32)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows[known], distances)]
     return pa.StructArray.from_arrays(lists, fields=list(NEIGHBOURS))
-
-
-def _images(
-    items: Items, pictures: Iterator[bytes | str], first: int, stop: int, missing: dict[int, str]
-) -> Any:
-    assert items.images is not None
-    found = list(islice(pictures, stop - first))
-    missing |= {first + index: why for index, why in enumerate(found) if isinstance(why, str)}
-    content = pa.array([one if isinstance(one, bytes) else None for one in found], pa.binary())
-    paths = pa.array(items.images.keys[first:stop], pa.string())
-    return pa.StructArray.from_arrays([content, paths], fields=list(PICTURE), mask=content.is_null())
 
 
 def cluster_names(clusters: dict[str, Any], label: Any | None) -> pa.Array:
@@ -107,16 +102,15 @@ def center_labels(where: Map, clusters: dict[str, Any], label: Any | None) -> pa
     embedding-atlas 0.26 documents ``text`` and reads ``content``: both are there. A label stands at that one of the
     cluster's rows which lies nearest to the median of their places, so that it never stands between islands.
     """
-    found: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "priority": []}
+    found = []
     for cluster, rows in _members(clusters):
         places = where.places[rows]
-        place = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()].tolist()
-        for name, value in zip(found, (*place, _name(cluster, rows, label), len(rows)), strict=True):
-            found[name].append(value)
-    types = {"x": pa.float64(), "y": pa.float64(), "text": pa.string(), "priority": pa.int64()}
-    table = pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
-    levels = pa.array(np.zeros(len(table)), pa.int64())
-    return table.append_column("content", table["text"]).append_column("level", levels)
+        x, y = places[((places - np.median(places, axis=0)) ** 2).sum(axis=1).argmin()].tolist()
+        name = _name(cluster, rows, label)
+        found.append({"x": x, "y": y, "text": name, "priority": len(rows), "content": name, "level": 0})
+    kinds = {"x": pa.float64(), "y": pa.float64(), "text": pa.string(), "priority": pa.int64()}
+    schema = pa.schema({**kinds, "content": pa.string(), "level": pa.int64()})
+    return pa.Table.from_pylist(found, schema)
 
 
 def _members(clusters: dict[str, Any]) -> Iterator[tuple[int, Array]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -20,8 +21,10 @@ _QUALITY = 85
 _AT_ONCE = 256  # images that are read ahead
 
 
-def thumbnail(image: Tensor, shorter: int = SHORTER, longer: int = LONGER) -> bytes:
+def thumbnail(image: Tensor, shorter: int = SHORTER, longer: int = LONGER, **written: Any) -> bytes:
     """An image, uint8 [3, h, w], as JPEG whose sides are at most so many pixels. None is enlarged or cut.
+
+    written: as `PIL.Image.Image.save` takes it, where it is to be another format.
 
     >>> import torch
     >>> small = thumbnail(torch.zeros(3, 300, 200, dtype=torch.uint8))
@@ -32,21 +35,23 @@ def thumbnail(image: Tensor, shorter: int = SHORTER, longer: int = LONGER) -> by
     scale = min(1, shorter / min(picture.size), longer / max(picture.size))
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=_QUALITY)
+    picture.save(stream, **(written or {"format": "JPEG", "quality": _QUALITY}))
     return stream.getvalue()
 
 
-def thumbnails(images: Rows, first: int, stop: int) -> Iterator[bytes | str]:
-    """Those of images first ... stop-1, in order, read by several threads; why, in place of one that cannot be read."""
+def thumbnails(
+    images: Rows, rows: Sequence[int], shorter: int = SHORTER, longer: int = LONGER
+) -> Iterator[bytes | str]:
+    """Those of these images, in order, read by several threads; why, in place of one that cannot be read."""
 
     def one(row: int) -> bytes | str:
         try:
-            return thumbnail(decode(images.source.load(row)))
+            return thumbnail(decode(images.source.load(row)), shorter, longer)
         except (DataError, OSError) as error:
             return str(error)
 
     with ThreadPoolExecutor(usable_cpus()) as threads:
-        for start in range(first, stop, _AT_ONCE):
-            yield from threads.map(one, range(start, min(start + _AT_ONCE, stop)))
+        for start in range(0, len(rows), _AT_ONCE):
+            yield from threads.map(one, rows[start : start + _AT_ONCE])

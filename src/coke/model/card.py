@@ -18,6 +18,7 @@ _SETTINGS = (
 )  # fmt: skip
 _FEW = 10_000  # images, below which training from scratch finds little
 
+_NOT_KNOWN = "Not known: the folder that this was exported from does not say."
 _CARD = """\
 ---
 library_name: timm
@@ -39,8 +40,8 @@ numbers.
 
 {data}
 
-Images are resized so that their shorter side has {shorter} px ({interpolation}); the centre of {size} px is cut out
-and normalised with mean {mean} and standard deviation {std}.
+Images are resized so that their shorter side has {seen.shorter} px ({seen.interpolation}); the centre of {seen.size} px
+is cut out and normalised with mean {mean} and standard deviation {std}.
 
 ## Settings
 
@@ -64,15 +65,14 @@ def model_card(model: Model, run: Run, loads_with: str) -> str:
     environment, seen = run.environment, model.preprocessing
     data = environment.get("data", {})
     name, n_images = _without_path(str(data.get("name", ""))), data.get("n_images")
+    known = f"{n_images:,} images of {name}, without their labels." if n_images is not None else _NOT_KNOWN
     return _CARD.format(
         title=f"{model.name}{f' of {name}' if name else ''}",
         architecture=model.name,
         n_features=model.features(pixels(model)[:1]).shape[1],
         loads=loads_with.replace("; ", "\n"),
-        data=_data(name, n_images),
-        shorter=seen.shorter,
-        interpolation=seen.interpolation,
-        size=seen.size,
+        data=known,
+        seen=seen,
         mean=[round(value, 4) for value in seen.mean],
         std=[round(value, 4) for value in seen.std],
         settings=_settings(config, environment),
@@ -85,15 +85,9 @@ def _without_path(text: str) -> str:
     return re.sub(r"\S*[/\\](?=[^/\\])", "", text)
 
 
-def _data(name: str, n_images: int | None) -> str:
-    if n_images is None:
-        return "Not known: the folder that this was exported from does not say."
-    return f"{n_images:,} images of {name}, without their labels."
-
-
 def _settings(config: dict[str, Any], environment: dict[str, Any]) -> str:
     if not config:
-        return "Not known: the folder that this was exported from does not say."
+        return _NOT_KNOWN
     start = config.get("init")
     settings = {key: config[key] for key in _SETTINGS if key in config}
     settings["start"] = "random weights" if start is None else f"weights of {_without_path(str(start))}"
@@ -104,14 +98,13 @@ def _settings(config: dict[str, Any], environment: dict[str, Any]) -> str:
 
 
 def _scores(evaluation: dict[str, Any], verdict: dict[str, Any]) -> str:
-    said = f"Of the training it was said: {verdict['state']}: {verdict['text']}." if verdict else ""
-    scores = evaluation.get("representations")
-    if not scores:
-        shown = "Nothing: there were no labels to measure with."
-    else:
+    scores, shown = evaluation.get("representations"), "Nothing: there were no labels to measure with."
+    if scores:
         rows = "\n".join(f"    {line}" for line in table(scores).splitlines())
         shown = f"Frozen features, beside the pixels themselves and the same network untrained:\n\n{rows}"
-    return f"{shown}\n\n{said}".rstrip()
+    if verdict:
+        shown += f"\n\nOf the training it was said: {verdict['state']}: {verdict['text']}."
+    return shown
 
 
 def _limits(name: str, n_images: int | None, config: dict[str, Any], evaluation: dict[str, Any]) -> str:
@@ -119,16 +112,17 @@ def _limits(name: str, n_images: int | None, config: dict[str, Any], evaluation:
     where = f"images like those of {name}" if name else "images like those it learned from"
     limits = [f"It is for {where}. Nothing was measured on others: measure before you rely on it."]
     if scores:
-        trained, others = scores.get("trained", {}), ("raw pixels", "untrained")
-        worse = [other for other in others if trained.get("knn", 0) <= scores.get(other, {}).get("knn", 1)]
+        reached = scores.get("trained", {}).get("knn", 0)
+        worse = [
+            other for other in ("raw pixels", "untrained") if reached <= scores.get(other, {}).get("knn", 1)
+        ]
         if worse:
-            limits.append(
-                f"By k-NN it is no better than {' and '.join(worse)}: there is little to gain from it."
-            )
+            others = " and ".join(worse)
+            limits.append(f"By k-NN it is no better than {others}: there is little to gain from it.")
     if n_images is not None and n_images < _FEW and config.get("init") is None:
         limits.append(f"{n_images:,} images are few to learn from without a start from other weights.")
-    limits.append("What it finds similar may follow background, light or camera as well as content.")
-    limits.append(
-        "Whether the images may be used, and whom they show, was not examined; nor is a licence given here."
-    )
+    limits += [
+        "What it finds similar may follow background, light or camera as well as content.",
+        "Whether the images may be used, and whom they show, was not examined; nor is a licence given here.",
+    ]
     return "\n".join(f"- {limit}" for limit in limits)

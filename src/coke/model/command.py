@@ -1,4 +1,4 @@
-"""What `coke embed`, `predict`, `export` and `import` do: check what is asked, open the model, run, say what came."""
+"""What `coke embed` and `coke predict` do: check what is asked, open the model, run, say what came of it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from coke.atomic import check_output
 from coke.errors import ConfigError
 from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.unreadable import to_install
-from coke.model.embed import Embedded, Listed, check_output, embed_data
-from coke.model.export import export
+from coke.memory import usable_cpus
+from coke.model.embed import Embedded, check, embed_data
 from coke.model.files import BACKBONE, load
+from coke.model.listed import Listed
 from coke.model.model import Model
 from coke.model.predict import predict_data
-from coke.model.released import import_released
 from coke.progress import progress_bar
 from coke.run import Run
 
@@ -29,7 +30,7 @@ SIZES = ("min_size", "max_size", "min_size_ratio", "max_size_ratio")
 
 def embed(options: Namespace) -> None:
     """`coke embed`. Raises `CokeError` before any work."""
-    check_output(options.out, options.features, options.tokens, options.dtype)
+    check(options.out, options.features, options.tokens, options.dtype, options.overwrite)
     images = _listed(options)
     asked = {"features": options.features, "tokens": options.tokens, "number_type": options.dtype}
     what = "tokens" if options.tokens else f"{options.features} features"
@@ -38,56 +39,22 @@ def embed(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """`coke predict`. Raises `CokeError` before any work."""
-    images = _listed(options)
-    model = _opened(options)
-    heads = list(range(len(model.heads))) if options.head is None else [options.head]
+    check_output(options.out, ".parquet", overwrite=options.overwrite)
+    images, model = _listed(options), _opened(options)
+    heads = range(len(model.heads)) if options.head is None else [options.head]
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     _carry_out(options, model, images, "clusters", predict_data, {"heads": heads, "sizes": sizes})
 
 
-def export_run(options: Namespace) -> None:
-    """`coke export`. Raises `CokeError` before any work, or where the output does not compute the same."""
-    done = export(
-        options.model,
-        options.to,
-        options.out,
-        predict=options.predict,
-        head=options.head,
-        overwrite=options.overwrite,
-    )
-    print(f"parity: {done.parity}")
-    print(f"{done.path}: {done.loads_with}")
-
-
-def import_checkpoint(options: Namespace) -> None:
-    """`coke import`. Raises `CokeError` before anything is written."""
-    done = import_released(options.checkpoint, options.out, overwrite=options.overwrite)
-    for taken in done.taken:
-        print(f"taken: {taken}")
-    for left in done.left:
-        print(f"left: {left}")
-    print(f"parity: {done.parity}")
-    print(
-        f'{done.path}: coke embed {done.path} DATA, coke predict {done.path} DATA, coke.load("{done.path}")'
-    )
-
-
 def _listed(options: Namespace) -> Listed:
-    """The images, which are looked for before weights are."""
-    if options.out.exists() and not options.overwrite:
-        raise ConfigError(f"{options.out} exists: choose another --out, or --overwrite it")
+    """The images, which are looked for before weights are; as large as asked, or as the run's own may be."""
     columns = {f"{name}_column": getattr(options, f"{name}_column") for name in ("image", "label")}
     columns = {key: value for key, value in columns.items() if value is not None}
-    return Listed.of(options.data, columns, _max_image_pixels(options))
-
-
-def _max_image_pixels(options: Namespace) -> int:
-    """What was asked for, or what the run's own images were allowed to have."""
-    if options.max_image_pixels is not None:
-        return int(options.max_image_pixels)
-    run = Run(options.model)
-    stated = run.config if run.config_file.is_file() else {}
-    return int(stated.get("max_image_pixels", MAX_IMAGE_PIXELS))
+    max_pixels, run = options.max_image_pixels, Run(options.model)
+    if max_pixels is None:
+        stated = run.config if run.config_file.is_file() else {}
+        max_pixels = int(stated.get("max_image_pixels", MAX_IMAGE_PIXELS))
+    return Listed.of(options.data, columns, max_pixels)
 
 
 def _opened(options: Namespace) -> Model:
@@ -114,7 +81,10 @@ def _carry_out(
     console.print(
         f"{options.model}: {model.name}, {what} of {model.preprocessing.size} px, on {model.device}"
     )
-    asked |= {"batch_size": options.batch_size, "workers": _workers(options.workers, model.device)}
+    workers = options.workers
+    if workers is None:  # none where the model itself needs the cores
+        workers = 0 if model.device.type == "cpu" else min(16, usable_cpus())
+    asked |= {"batch_size": options.batch_size, "workers": workers}
     with progress_bar(console, "images") as progress:
         done = work(model, images, options.out, progress=progress, **asked)
     seconds, n_failed = time.monotonic() - began, len(done.unreadable)
@@ -126,11 +96,3 @@ def _carry_out(
         console.print(". ".join([told, *to_install(done.unreadable.values())]))
     rate = (done.n_rows + n_failed - done.resumed_at) / seconds
     console.print(f"{options.out}: {done.n_rows:,} images in {seconds:.1f} s ({rate:,.0f} a second)")
-
-
-def _workers(asked: int | None, device: torch.device) -> int:
-    """Processes that decode: as many as cores beside a GPU; none where the model itself needs the cores."""
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if device.type == "cpu" else min(16, cores)

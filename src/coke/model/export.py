@@ -21,18 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from coke.atomic import atomic, atomic_place, is_writable
-from coke.errors import ConfigError, did_you_mean
+from coke.errors import ConfigError, DataError, did_you_mean
 from coke.evaluation.features import normalised, pooled
 from coke.model.card import model_card
 from coke.model.files import BACKBONE, CLUSTERS, PROJECTOR, load, own_tensors, write_backbone
 from coke.model.model import Model
-from coke.model.parity import least_cosine, pictures, pixels, within
+from coke.model.parity import pictures, pixels, within
 from coke.run import Run
 
 Format = Literal["timm", "hf", "torchvision", "onnx", "safetensors"]
 SUFFIXES = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx"}  # of the others: a folder
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _WRITTEN = {BACKBONE, PROJECTOR, CLUSTERS, CONFIG, WEIGHTS, CARD}
+_LEAST_COSINE = 0.999  # of features through timm's own transform to coke's
 _OF_THE_ARCHITECTURE = ("first_conv", "classifier", "fixed_input_size")
 _TORCHVISION = (  # whose names and layers are timm's too
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
@@ -82,17 +83,7 @@ def export(
     source, out = Path(run.path if isinstance(run, Run) else run), Path(out)
     _check(source, to, out, predict, head, overwrite)
     model = load(source, backbone=backbone)
-    own = model.name.startswith("custom:")
-    if own and to in ("timm", "hf", "torchvision"):
-        raise ConfigError(
-            f"{to} does not know a backbone of your own ({model.name}): --to safetensors or onnx does"
-        )
-    if to == "torchvision" and architecture(model) not in _TORCHVISION:
-        raise ConfigError(f"torchvision has no {architecture(model)} of the same layers; it has {_listed()}")
-    heads = ([head] if head is not None else list(range(len(model.heads)))) if predict else []
-    if predict:
-        for asked in heads or [0]:
-            model.check_head(asked)
+    _check_model(model, to, predict, head)
     with atomic_place(out) as place:
         if to == "timm":
             parity, loads = _write_timm(model, place, out)
@@ -103,7 +94,8 @@ def export(
         elif to == "onnx":
             from coke.model.graph import write_graph
 
-            parity = write_graph(model, place, heads)
+            heads = range(len(model.heads)) if head is None else [head]
+            parity = write_graph(model, place, heads if predict else ())
             loads = f'onnxruntime.InferenceSession("{out}")'
         else:
             parity, loads = _write_whole(model, source, place, out)
@@ -118,10 +110,11 @@ def check_place(out: Path, source: Path, what: str, suffix: str | None, overwrit
 
     suffix: of a file; None is a folder.
     """
-    if suffix is not None and out.suffix != suffix:
-        raise ConfigError(f"{out}: {what} is a {suffix} file, not {out.suffix!r}")
-    if suffix is None and out.suffix == ".safetensors":
-        raise ConfigError(f"{out}: {what} is a folder, not a file")
+    kind = "folder" if suffix is None else f"{suffix} file"
+    if out.suffix != suffix if suffix is not None else out.suffix == ".safetensors":
+        raise ConfigError(
+            f"{out}: {what} is a {kind}, not {'a file' if suffix is None else repr(out.suffix)}"
+        )
     if not is_writable(out):
         raise ConfigError(f"{out} cannot be written there: choose another --out")
     if not out.exists():
@@ -131,9 +124,8 @@ def check_place(out: Path, source: Path, what: str, suffix: str | None, overwrit
     if not overwrite:
         raise ConfigError(f"{out} exists: choose another --out, or --overwrite it")
     if out.is_dir() != (suffix is None):
-        raise ConfigError(
-            f"{out} is a {'folder' if out.is_dir() else 'file'}, {what} is none: choose another --out"
-        )
+        there = "folder" if out.is_dir() else "file"
+        raise ConfigError(f"{out} is a {there}, {what} is none: choose another --out")
     others = sorted({entry.name for entry in out.iterdir()} - _WRITTEN) if out.is_dir() else []
     if others:
         raise ConfigError(f"{out} holds what no export wrote ({others[0]}): choose another --out")
@@ -154,13 +146,20 @@ def _check(source: Path, to: str, out: Path, predict: bool, head: int | None, ov
         check_packages()
 
 
+def _check_model(model: Model, to: str, predict: bool, head: int | None) -> None:
+    if model.name.startswith("custom:") and to in ("timm", "hf", "torchvision"):
+        own = f"a backbone of your own ({model.name})"
+        raise ConfigError(f"{to} does not know {own}: --to safetensors or onnx does")
+    if to == "torchvision" and architecture(model) not in _TORCHVISION:
+        has = f"{', '.join(_TORCHVISION[:-1])} and {_TORCHVISION[-1]}"
+        raise ConfigError(f"torchvision has no {architecture(model)} of the same layers; it has {has}")
+    if predict:
+        model.check_head(head or 0)
+
+
 def architecture(model: Model) -> str:
     """timm's name without a tag, which stands for other weights."""
     return model.name.split(".")[0]
-
-
-def _listed() -> str:
-    return f"{', '.join(_TORCHVISION[:-1])} and {_TORCHVISION[-1]}"
 
 
 def _write_timm(model: Model, place: Path, out: Path) -> tuple[str, str]:
@@ -187,20 +186,18 @@ def _write_hf(model: Model, place: Path, out: Path) -> tuple[str, str]:
     place.mkdir()
     with atomic(place / WEIGHTS, "wb") as stream:
         stream.write(save(own_tensors(model.backbone.state_dict()), {"format": "pt"}))
-    of_the_architecture: Mapping[str, Any] = getattr(model.backbone, "pretrained_cfg", {})
-    config: dict[str, Any] = {
+    theirs: Mapping[str, Any] = getattr(model.backbone, "pretrained_cfg", {})
+    kept = {key: theirs[key] for key in _OF_THE_ARCHITECTURE if key in theirs}
+    sized = size_argument(model.name, model.preprocessing.size)
+    config = {
         "architecture": architecture(model),
         "num_classes": 0,
         "num_features": model.features(pixels(model)[:1]).shape[1],
-        "pretrained_cfg": {
-            **_stated(model),
-            "custom_load": False,
-            **{key: of_the_architecture[key] for key in _OF_THE_ARCHITECTURE if key in of_the_architecture},
-        },
+        "pretrained_cfg": {**_stated(model), "custom_load": False, **kept},
+        **({"model_args": sized} if sized else {}),
     }
-    sized = size_argument(model.name, model.preprocessing.size)
     with atomic(place / CONFIG) as stream:
-        json.dump(config | ({"model_args": sized} if sized else {}), stream, indent=2)
+        json.dump(config, stream, indent=2)
         stream.write("\n")
     network = timm.create_model(f"local-dir:{place}", pretrained=True)
     loads = f'timm.create_model("local-dir:{out}", pretrained=True).eval()'
@@ -220,16 +217,16 @@ def _as_timm_sees(network: nn.Module, model: Model) -> str:
     from timm.data import create_transform, resolve_model_data_config
 
     with torch.inference_mode():
-        same = _features(network, model)
-        within(0, same, model.features(pixels(model)), "the model as timm loads it")
+        within(0, _features(network, model), model.features(pixels(model)), "the model as timm loads it")
         transform = create_transform(**resolve_model_data_config(network))
         theirs = pooled(network(torch.stack([transform(picture) for picture in pictures()])))
-    cosine = least_cosine(0.999, theirs, model.embed(pictures()), "features through timm's own transform")
+    cosine = float(torch.cosine_similarity(theirs.double(), model.embed(pictures()).double()).min())
+    if not cosine >= _LEAST_COSINE:
+        came = f"a cosine of {cosine:.4f} to coke's own, below {_LEAST_COSINE}"
+        raise DataError(f"features through timm's own transform have {came}: nothing was written")
     shown = int(cosine * 1e4) / 1e4  # never rounded up
-    return (
-        f"{len(same)} pictures as timm loads it: equal to the bit; "
-        f"through timm's own transform: cosine {shown:.4f} or more"
-    )
+    same = f"{len(theirs)} pictures as timm loads it: equal to the bit"
+    return f"{same}; through timm's own transform: cosine {shown:.4f} or more"
 
 
 def _features(network: nn.Module, model: Model) -> Tensor:
@@ -259,21 +256,19 @@ def _write_torchvision(model: Model, place: Path, out: Path) -> tuple[str, str]:
 
 def _write_whole(model: Model, source: Path, place: Path, out: Path) -> tuple[str, str]:
     place.mkdir()
-    copied = [name for name in (BACKBONE, PROJECTOR, CLUSTERS) if (source / name).is_file()]
-    for name in copied:
-        shutil.copyfile(source / name, place / name)
+    for name in (BACKBONE, PROJECTOR, CLUSTERS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, place / name)
     own = model.name.startswith("custom:")
     again = load(place, backbone=model.backbone if own else None)
-    images = pixels(model)
+    images, shown = pixels(model), ["features"]
     within(0, again.features(images), model.features(images), "the model as it is loaded again")
-    shown = ["features"]
     if model.projector is not None:
-        projections = model.features(images, "projection")
-        within(0, again.features(images, "projection"), projections, "the projector as it is loaded again")
-        shown.append("projections")
+        ours = model.features(images, "projection")
+        within(0, again.features(images, "projection"), ours, "the projector as it is loaded again")
         for head in range(len(model.heads)):
-            found = again.predict(projections, head).cluster
-            within(0, found, model.predict(projections, head).cluster, f"head {head} as it is loaded again")
-        shown += [f"clusters of {len(model.heads)} heads"] if model.heads else []
+            found, own_place = again.predict(ours, head).cluster, model.predict(ours, head).cluster
+            within(0, found, own_place, f"head {head} as it is loaded again")
+        shown += ["projections", *([f"clusters of {len(model.heads)} heads"] if model.heads else [])]
     loads = f'import coke; coke.load("{out}"{", backbone=..." if own else ""})'
     return f"{len(images)} pictures as coke loads it: {', '.join(shown)} equal to the bit", loads

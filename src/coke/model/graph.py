@@ -106,21 +106,16 @@ def _checked(model: Model, path: Path, heads: Sequence[int], names: list[str]) -
     for n_images in _BATCHES:
         batch = images[:n_images]
         given = {"image": (batch.float() / 255).numpy()}
-        found = {
-            name: torch.from_numpy(each) for name, each in zip(names, session.run(names, given), strict=True)
-        }
-        apart = max(
-            apart, within(_LIMIT, found["features"], model.features(batch), "the graph in onnxruntime")
-        )
-        if not heads:
-            continue
-        projections = model.features(batch, "projection")
-        apart = max(apart, within(_LIMIT, found["projection"], projections, "the graph's projection"))
+        theirs = dict(zip(names, map(torch.from_numpy, session.run(names, given)), strict=True))
+        ours = {"features": model.features(batch)}
+        if heads:
+            ours["projection"] = model.features(batch, "projection")
         for head in heads:
-            own = model.predict(projections, head)
-            apart = max(apart, within(_LIMIT, found[f"score_{head}"], own.score, f"the graph's score_{head}"))
-            same = (found[f"cluster_{head}"] == own.cluster) | (own.margin < 2 * _LIMIT)
-            if not bool(same.all()):
+            own, found = model.predict(ours["projection"], head), theirs[f"cluster_{head}"]
+            ours[f"score_{head}"] = own.score
+            if not bool(((found == own.cluster) | (own.margin < 2 * _LIMIT)).all()):
                 raise DataError(f"the graph's cluster_{head} is not coke's own: nothing was written")
+        compared = [within(_LIMIT, theirs[name], ours[name], f"the graph's {name}") for name in ours]
+        apart = max(apart, *compared)
     what = f"{names[0]}{', projection and clusters' if heads else ''}"
     return f"{what} in onnxruntime, batches of 1, 2 and 5: {apart:.1e} apart at most"

@@ -21,6 +21,7 @@ from coke.evaluation.features import normalised, pooled
 from coke.images import ImageSet
 from coke.images.decode import decode
 from coke.model.files import Preprocessing, load_weights, published, stated_in, stated_preprocessing
+from coke.model.listed import Listed
 from coke.reading import read_file
 
 if TYPE_CHECKING:
@@ -97,7 +98,13 @@ class Model:
         """Images of any kind as batches uint8 [b, 3, S, S], in order."""
         seen = self.preprocessing
         if isinstance(images, str | os.PathLike) and not _is_one_image(Path(images)):
-            yield from self._data_set(Path(images), batch_size)
+            images = Listed.of(Path(images))
+        if isinstance(images, Listed):
+            for pixels, failed, _ in images.batches(seen, batch_size):
+                for index, reason in failed.items():
+                    said = f"{images.keys[index]} cannot be read ({reason})"
+                    raise DataError(f"{said}: `coke embed` leaves such images out and lists them")
+                yield pixels
         elif isinstance(images, ImageSet):
             yield from images.centered(seen.size, batch_size, seen.shorter, seen.interpolation)
         elif isinstance(images, Tensor | np.ndarray):
@@ -111,18 +118,6 @@ class Model:
             for first in range(0, len(listed), batch_size):
                 yield torch.stack([seen.center(_one(image)) for image in listed[first : first + batch_size]])
 
-    def _data_set(self, data: Path, batch_size: int) -> Iterator[Tensor]:
-        from coke.model.embed import Listed
-
-        listed = Listed.of(data)
-        for pixels, failed, _ in listed.batches(self, batch_size):
-            for index, reason in failed.items():
-                key = listed.keys[index]
-                raise DataError(
-                    f"{key} cannot be read ({reason}): `coke embed` leaves such images out and lists them"
-                )
-            yield pixels
-
     @property
     def batch_size(self) -> int:
         """Images of one pass, unless said: what 64 MiB of input hold, at most 512."""
@@ -131,9 +126,8 @@ class Model:
     def images_of_a_pass(self, asked: int | None) -> int:
         """As many as asked for, or `batch_size`. Raises `ConfigError` for less than one."""
         if asked is not None and asked < 1:
-            raise ConfigError(
-                f"batch_size must be at least 1, got {asked}: leave it out for {self.batch_size}"
-            )
+            remedy = f"leave it out for {self.batch_size}"
+            raise ConfigError(f"batch_size must be at least 1, got {asked}: {remedy}")
         return self.batch_size if asked is None else asked
 
     @torch.inference_mode()
@@ -182,12 +176,11 @@ class Model:
 
         from coke.backbones import create
 
-        backbone = (
-            published(name) if weights is None else load_weights(create(name), Path(weights), "backbone")
-        )
+        file = None if weights is None else Path(weights)
+        backbone = published(name) if file is None else load_weights(create(name), file, "backbone")
         seen = Preprocessing.of_timm(resolve_model_data_config(backbone))
-        if weights is not None and Path(weights).suffix == ".safetensors":
-            seen = stated_preprocessing(stated_in(Path(weights))) or seen
+        if file is not None and file.suffix == ".safetensors":
+            seen = stated_preprocessing(stated_in(file)) or seen
         return cls(backbone, seen, name=name)
 
     def predict(self, images: Any, head: int = 0, **sizes: Any) -> Prediction:
@@ -205,10 +198,10 @@ class Model:
         given = isinstance(images, Tensor | np.ndarray) and images.ndim == 2
         projections = torch.as_tensor(images) if given else self.embed(images, features="projection")
         place, _ = placed(self.heads[head], projections, **sizes)
-        columns = {name: torch.from_numpy(place[name].copy()) for name in place.dtype.names or ()}
-        return Prediction(
-            columns["cluster"].long(), 1 - columns["distance"], columns["margin"], columns["second"].long()
+        cluster, distance, margin, second = (
+            torch.from_numpy(place[name].copy()) for name in place.dtype.names
         )
+        return Prediction(cluster.long(), 1 - distance, margin, second.long())
 
     def check_features(self, features: str) -> None:
         """Raise `ConfigError` for features that there are not."""
@@ -220,11 +213,8 @@ class Model:
     def check_head(self, head: int) -> None:
         """Raise `ConfigError` where there is no such head."""
         if not 0 <= head < len(self.heads):
-            have = (
-                f"{len(self.heads)}, numbered from 0"
-                if self.heads
-                else "none: clusters.safetensors is missing"
-            )
+            some = f"{len(self.heads)}, numbered from 0"
+            have = some if self.heads else "none: clusters.safetensors is missing"
             raise ConfigError(f"there is no head {head}: this model has {have}")
 
     def neighbours(self, images: Any, bank: Any, k: int = 10) -> tuple[Tensor, Tensor]:
@@ -234,10 +224,8 @@ class Model:
             images: as for `embed`, or features [N, F].
             bank: features [M, F], of `embed`.
         """
-        rows, asked = torch.as_tensor(bank), images
-        if not (isinstance(images, Tensor | np.ndarray) and images.ndim == 2):
-            asked = self.embed(images)
-        asked = torch.as_tensor(asked)
+        given = isinstance(images, Tensor | np.ndarray) and images.ndim == 2
+        rows, asked = torch.as_tensor(bank), torch.as_tensor(images) if given else self.embed(images)
         if rows.ndim != 2 or rows.shape[1] != asked.shape[1]:
             raise DataError(f"the bank must be [M, {asked.shape[1]}], got {list(rows.shape)}")
         if not 1 <= k <= len(rows):
@@ -273,10 +261,8 @@ def _pixels(images: Any) -> Tensor:
     try:
         pixels = torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(images).__name__
-        raise DataError(
-            f"images must be pixels, paths, PIL images, a list of these or a data set, got {kind}"
-        ) from error
+        wanted = "pixels, paths, PIL images, a list of these or a data set"
+        raise DataError(f"images must be {wanted}, got {type(images).__name__}") from error
     shape = list(pixels.shape)
     if pixels.ndim in (3, 4) and shape[-1] == 3 != shape[-3]:
         raise DataError(f"pixels must be channels first, [N, 3, H, W], got {shape}: permute them")

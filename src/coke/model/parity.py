@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,15 +14,11 @@ _SHAPES = ((421, 287), (300, 400), (512, 512), (97, 131), (640, 360), (224, 224)
 
 def pictures() -> list[Image.Image]:
     """Eight smooth random pictures of various shapes, the same ones always, in place of photographs."""
-    generator = np.random.default_rng(0)
-    rough = [
-        generator.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
-        for width, height in _SHAPES
-    ]
-    return [
-        Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC)
-        for picture, shape in zip(rough, _SHAPES, strict=True)
-    ]
+    generator, found = np.random.default_rng(0), []
+    for width, height in _SHAPES:
+        rough = generator.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
+        found.append(Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC))
+    return found
 
 
 def pixels(model: Model) -> Tensor:
@@ -37,22 +32,10 @@ def within(limit: float, theirs: Tensor, ours: Tensor, what: str) -> float:
     Raises `DataError` where it is larger than a limit, or not a number: then nothing may be written.
     """
     if theirs.shape != ours.shape:
-        raise DataError(
-            f"{what} gives {list(theirs.shape)} in place of {list(ours.shape)}: nothing was written"
-        )
+        came = f"{list(theirs.shape)} in place of {list(ours.shape)}"
+        raise DataError(f"{what} gives {came}: nothing was written")
     apart = float((theirs.double() - ours.double()).abs().max() / max(1.0, float(ours.abs().max())))
     if not apart <= limit:
-        raise DataError(
-            f"{what} differs by {apart:.1e} from coke's own, more than {limit:.0e}: nothing was written"
-        )
+        came = f"{apart:.1e} from coke's own, more than {limit:.0e}"
+        raise DataError(f"{what} differs by {came}: nothing was written")
     return apart
-
-
-def least_cosine(limit: float, theirs: Tensor, ours: Tensor, what: str) -> float:
-    """The smallest cosine between rows [B, F]. Raises `DataError` where it is below a limit, as `within` does."""
-    cosine = float(torch.cosine_similarity(theirs.double(), ours.double(), dim=1).min())
-    if not cosine >= limit:
-        raise DataError(
-            f"{what} have a cosine of {cosine:.4f} to coke's own, below {limit}: nothing was written"
-        )
-    return cosine

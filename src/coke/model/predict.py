@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from coke.atomic import atomic
+from coke.atomic import atomic, check_output
 from coke.bounded.places import places
-from coke.errors import ConfigError
-from coke.images.decode import MAX_IMAGE_PIXELS
-from coke.model.embed import Embedded, Listed, Partial, Progress, check_folder
+from coke.model.embed import Embedded, Partial, Progress
+from coke.model.listed import Listed
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -62,37 +61,30 @@ def predict_data(
     sizes: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     workers: int = 0,
-    columns: Mapping[str, str] | None = None,
-    max_image_pixels: int = MAX_IMAGE_PIXELS,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Embedded:
     """Write the clusters of every image of a data set, in its order: `placed` for each head.
 
     Args:
         model: from `coke.load`, with projector and clusters.
-        data, batch_size, workers, columns, max_image_pixels, progress: as for `embed_data`.
+        data, batch_size, workers, progress: as for `embed_data`.
         out: a .parquet file: ``key``, ``label`` where there are any, and per head cluster, score, margin, second.
         heads: which of the model's.
         sizes: ``min_size`` and the like; they hold among these images.
     """
     out, heads = Path(out), list(heads)
-    if out.suffix != ".parquet":
-        raise ConfigError(f"{out}: clusters are written to .parquet, not {out.suffix!r}")
-    check_folder(out)
+    check_output(out, ".parquet", overwrite=True)
     for head in heads or [0]:
         model.check_head(head)
-    images = Listed.of(data, columns, max_image_pixels)
+    batch_size, images = model.images_of_a_pass(batch_size), Listed.of(data)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as folder:
         partial = Partial(Path(folder) / "projections", {}, "float32")
-        for pixels, failed, stop in images.batches(model, batch_size, workers):
+        for pixels, failed, stop in images.batches(model.preprocessing, batch_size, workers):
             partial.add(model.features(pixels, "projection") if len(pixels) else None, failed, stop)
-            if progress is not None:
-                progress(stop, len(images))
-        unreadable, table = (
-            images.left_out(partial.failed, out),
-            dict[str, Any](images.columns(partial.failed)),
-        )
+            progress(stop, len(images))
+        unreadable = images.left_out(partial.failed, out)
+        table: dict[str, Any] = {**images.columns(partial.failed)}
         projections = partial.rows()
         for head in heads:
             table |= columns_of(head, placed(model.heads[head], projections, **(sizes or {}))[0])

@@ -69,13 +69,16 @@ def import_released(
     Raises:
         ConfigError: another kind of file, or one that lacks or adds a tensor; nothing is written then.
     """
+    from coke.backbones import create
+
     source, out = Path(checkpoint), Path(out)
     check_place(out, source, "what coke import writes", None, overwrite)
     state = {name.removeprefix("module."): value for name, value in read_weights(source).items()}
     network = _released(state)
     _check_match(state, network, source)
     encoder = {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
-    backbone, projector, heads = _backbone(encoder), _projector(encoder), _heads(state, source)
+    backbone, projector, heads = create(ARCHITECTURE, SEEN.size), _projector(encoder), _heads(state, source)
+    backbone.load_state_dict({name: value for name, value in encoder.items() if not name.startswith("fc.")})
     facts = {"n_rows": state["assign_labels"].shape[1], "imported_from": source.name}
     with atomic_place(out) as place:
         place.mkdir()
@@ -112,29 +115,26 @@ def _released(state: Mapping[str, Tensor]) -> Any:
 
 def _check_match(found: Mapping[str, Tensor], network: nn.Module, source: Path) -> None:
     """Raise `ConfigError` where a tensor is missing, has another shape, or is none of the format's."""
-    wanted: dict[str, torch.Size | None] = {name: value.shape for name, value in network.state_dict().items()}
+    wanted: dict[str, Any] = {name: value.shape for name, value in network.state_dict().items()}
     for head in range(max(1, _n_heads(found))):
-        centers = found.get(f"pre_center_{head}")
-        shape = None if centers is None else centers.shape
-        dim = wanted["encoder.fc.6.bias"]
-        assert dim is not None
-        if shape is not None and len(shape) == 2:
-            shape = torch.Size([*dim, shape[1]])
+        centers, shape = found.get(f"pre_center_{head}"), None
+        if centers is not None:
+            dim = wanted["encoder.fc.6.bias"]
+            shape = torch.Size([*dim, centers.shape[1]]) if centers.ndim == 2 else centers.shape
         wanted |= {f"pre_center_{head}": shape, f"cur_center_{head}": shape}
         wanted |= dict.fromkeys((f"dual_{head}", f"counter_{head}"), None if shape is None else shape[1:])
     labels = found.get("assign_labels")
     slots = () if labels is None or labels.ndim == 2 else ("label_val", "label_idx")
     wanted |= dict.fromkeys(("assign_labels", *slots))
-    missing = [name for name in wanted if name not in found]
-    unknown = [name for name in found if name not in wanted]
-    other = [name for name in found if (shape := wanted.get(name)) is not None and found[name].shape != shape]
-    if missing or unknown or other:
+    missing = [f"{name} is missing" for name in wanted if name not in found]
+    other = [
+        f"{name} is {list(found[name].shape)}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if shape is not None and name in found and found[name].shape != shape
+    ]
+    unknown = [f"{name} is unknown" for name in found if name not in wanted]
+    if reasons := [*missing, *other, *unknown]:
         n_fit = len(wanted) - len(missing) - len(other)
-        reasons = [
-            *(f"{name} is missing" for name in missing),
-            *(f"{name} is {list(found[name].shape)}, not {list(wanted[name] or ())}" for name in other),
-            *(f"{name} is unknown" for name in unknown),
-        ]
         more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
         raise ConfigError(
             f"{source} is no whole checkpoint of the released CoKe, a {ARCHITECTURE}: {n_fit} of {len(wanted)} "
@@ -144,14 +144,6 @@ def _check_match(found: Mapping[str, Tensor], network: nn.Module, source: Path) 
 
 def _n_heads(state: Mapping[str, Tensor]) -> int:
     return sum(name.startswith("pre_center_") for name in state)
-
-
-def _backbone(encoder: dict[str, Tensor]) -> nn.Module:
-    from coke.backbones import create
-
-    backbone = create(ARCHITECTURE, SEEN.size)
-    backbone.load_state_dict({name: value for name, value in encoder.items() if not name.startswith("fc.")})
-    return backbone
 
 
 def _projector(encoder: dict[str, Tensor]) -> nn.Sequential:
@@ -172,16 +164,11 @@ def _heads(state: Mapping[str, Tensor], source: Path) -> list[tuple[Tensor, Tens
         labels = labels.gather(2, state["label_val"].argmax(dim=2, keepdim=True))[..., 0]
     for head in range(_n_heads(state)):
         centers, n_clusters = state[f"pre_center_{head}"].t(), len(state[f"dual_{head}"])
-        if (
-            labels.ndim != 2
-            or len(labels) <= head
-            or not 0 <= labels[head].min() <= labels[head].max() < n_clusters
-        ):
-            came = list(state["assign_labels"].shape)
-            raise ConfigError(
-                f"{source}: assign_labels {came} are not labels of head {head}: it has {n_clusters}"
-            )
-        counts = torch.bincount(labels[head], minlength=n_clusters)
+        own = labels[head] if labels.ndim == 2 and len(labels) > head else torch.tensor([-1])
+        if not 0 <= own.min() <= own.max() < n_clusters:
+            came = f"assign_labels {list(state['assign_labels'].shape)}"
+            raise ConfigError(f"{source}: {came} are not labels of head {head}: it has {n_clusters}")
+        counts = torch.bincount(own, minlength=n_clusters)
         heads.append((normalize(centers.float()), state[f"dual_{head}"], counts))
     return heads
 
@@ -198,10 +185,10 @@ def _checked(folder: Path, network: nn.Module) -> str:
 def _told(
     state: Mapping[str, Tensor], heads: list[tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[list[str], list[str]]:
-    n_projector, n_predictor = (
-        sum(name.startswith(part) for name in state) for part in ("encoder.fc.", "predictor.")
+    n_encoder, n_projector, n_predictor = (
+        sum(name.startswith(part) for name in state) for part in ("encoder.", "encoder.fc.", "predictor.")
     )
-    n_backbone = sum(name.startswith("encoder.") for name in state) - n_projector
+    n_backbone = n_encoder - n_projector
     clusters = ", ".join(f"{len(centers):,}" for centers, _, _ in heads)
     taken = [
         f"backbone: {n_backbone} of {n_backbone} tensors, as timm's {ARCHITECTURE}",

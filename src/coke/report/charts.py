@@ -57,30 +57,25 @@ def curves(record: Record) -> list[dict[str, Any]]:
     """The charts that something was recorded for: title, axes, lines by name, a sentence."""
     epochs, knn, steps = (record.of_kind(kind) for kind in ("epoch", "knn", "step"))
     if not epochs:
-        losses = {"loss": [finite(step.get("loss")) for step in steps]}
-        return _drawn([_chart("Loss", "recorded step", list(range(len(steps))), losses, "nats", "")])
+        lines = {"loss": [finite(step.get("loss")) for step in steps]}
+        return _drawn(_chart("Loss", "recorded step", list(range(len(steps))), lines, "nats", ""))
     numbers = [epoch.get("epoch", place) for place, epoch in enumerate(epochs)]
     charts = []
     for title, (unit, fields, factor, aid) in _OF_EPOCHS.items():
         lines = {name: [_times(epoch.get(key), factor) for epoch in epochs] for name, key in fields.items()}
         charts.append(_chart(title, "epoch", numbers, lines, unit, aid))
     for index in range(len(record.heads)):
-        heads = [(epoch.get("heads") or [{}] * (index + 1))[index : index + 1] or [{}] for epoch in epochs]
-        lines = {
-            name: [finite(head[0].get(name)) for head in heads] for name in ("largest", "smallest", "bound")
-        }
-        charts.append(
-            _chart(f"Sizes during training, head {index}", "epoch", numbers, lines, "images", _SIZES)
-        )
+        heads: list[Any] = [dict(enumerate(epoch.get("heads") or ())).get(index, {}) for epoch in epochs]
+        lines = {key: [finite(head.get(key)) for head in heads] for key in ("largest", "smallest", "bound")}
+        title = f"Sizes during training, head {index}"
+        charts.append(_chart(title, "epoch", numbers, lines, "images", _SIZES))
     accuracies = {"k-NN": [_times(line.get("accuracy"), 100) for line in knn]}
-    clustering = finite(record.config.get("clustering_epochs"))
-    if (
-        knn and clustering is not None and knn[0].get("epoch") == clustering - 1
-    ):  # which leave the network as it was
+    clustering = finite(record.config.get("clustering_epochs"))  # which leave the network as it was
+    if knn and clustering is not None and knn[0].get("epoch") == clustering - 1:
         accuracies["untrained"] = accuracies["k-NN"][:1] * len(knn)
     asked = [line.get("epoch") for line in knn]
     charts.insert(1, _chart("Nearest neighbours", "epoch", asked, accuracies, "accuracy, %", _KNN))
-    return _drawn(charts)
+    return _drawn(*charts)
 
 
 def sizes(head: Groups) -> dict[str, Any]:
@@ -97,17 +92,13 @@ def _times(value: Any, factor: float) -> float | None:
     return None if known is None else factor * known
 
 
-def _chart(
-    title: str, across: str, x: list[Any], lines: dict[str, Any], unit: str, aid: str
-) -> dict[str, Any]:
+def _chart(title: str, across: str, x: list[Any], lines: Any, unit: str, aid: str) -> dict[str, Any]:
     return {"title": title, "across": across, "unit": unit, "x": x, "lines": lines, "aid": aid}
 
 
-def _drawn(charts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _drawn(*charts: dict[str, Any]) -> list[dict[str, Any]]:
     """Charts without the lines of which nothing is known, and without those that have no line left."""
     for chart in charts:
-        kept = {
-            name: line for name, line in chart["lines"].items() if any(value is not None for value in line)
-        }
-        chart["lines"] = kept
+        lines = chart["lines"].items()
+        chart["lines"] = {name: line for name, line in lines if any(value is not None for value in line)}
     return [chart for chart in charts if chart["lines"]]

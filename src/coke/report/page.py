@@ -75,9 +75,7 @@ def write_page(
 class _Page:
     """What the templates show of a run."""
 
-    def __init__(
-        self, record: Record, images: ImageSet | None, data: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, record: Record, images: ImageSet | None, data: str | os.PathLike[str] | None) -> None:
         import jinja2
 
         self.record, self.images = record, images
@@ -87,18 +85,15 @@ class _Page:
         self.keys = self.pictures.keys
         ratio = finite(record.config.get("min_size_ratio"))
         self.heads = Groups.read(record.assignments, record.heads, ratio) if self.keys else []
-        table: Any = record.assignments if self.keys else {}
-        self.labels = (
-            table["label"].fill_null(-1).to_numpy() if self.keys and "label" in table.column_names else None
-        )
+        self.labels = None
+        if record.assignments is not None and self.keys and "label" in record.assignments.column_names:
+            self.labels = record.assignments["label"].fill_null(-1).to_numpy()
         self.classes = images.classes if images is not None else self.pictures.classes
         self.shown, self.inlined, self.unknown = set[int](), set[int](), set[int]()
         self.curves, self.bars = charts.curves(record), [charts.sizes(head) for head in self.heads]
         self.lists = self._lists() if self.heads else []
-        loader = jinja2.FileSystemLoader(_TEMPLATES)
-        self.templates = jinja2.Environment(
-            loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
+        how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+        self.templates = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), **how)
         self.templates.policies["json.dumps_kwargs"] = {}  # in the order of the lines
         self.templates.filters |= {"number": words.number, "percent": words.percent, "plural": words.plural}
 
@@ -112,13 +107,10 @@ class _Page:
         self.shown, self.inlined = {*listed, *(one.row for row in chosen.values() for one in row)}, set()
         self.unknown = self.shown - pictures.content.keys() - pictures.failed
         macro = self.templates.get_template("card.html").module.card  # type: ignore[attr-defined]
-        cards = [
-            [
-                macro(self._card(head, cluster, chosen), self, first=head is self.heads[0])
-                for cluster in head.by_size
-            ]
-            for head in self.heads
-        ]
+        cards: list[list[str]] = []
+        for head in self.heads:
+            shown = (self._card(head, cluster, chosen) for cluster in head.by_size)
+            cards.append([macro(one, self, first=head is self.heads[0]) for one in shown])
         page = self.templates.get_template("report.html").render(
             page=self,
             record=self.record,
@@ -130,9 +122,7 @@ class _Page:
             at_most=SHOWN,
             doubt=DOUBT,
             file=lambda name: (_TEMPLATES / name).read_text(encoding="utf-8"),
-            data=lambda: _zipped(
-                json.dumps(self._data(cards[1:]), separators=(",", ":"))
-            ),  # after what is inline
+            data=lambda: self._data(cards[1:]),  # after what is inline
             plotly=_plotly(),
         )
         return page.encode("utf-8", "backslashreplace")
@@ -193,7 +183,7 @@ class _Page:
         file = (self.data if self.data.is_dir() else self.data.parent) / key
         return quote(os.path.relpath(file, self.record.run.path)) if file.is_file() else None
 
-    def _data(self, cards: list[list[str]]) -> dict[str, Any]:
+    def _data(self, cards: list[list[str]]) -> str:
         """What the script works on: all images' names and numbers, or a sample's, other heads, pictures."""
         n_rows, rows = len(self.keys), np.arange(len(self.keys))
         n_most = min(_MAX_ROWS, _MAX_NUMBERS // (4 + 3 * len(self.heads)))
@@ -202,7 +192,7 @@ class _Page:
             rows = np.union1d(sample, np.array(sorted(self.shown), int))
         plane = self.record.map
         packed = sorted(self.shown - self.inlined & self.pictures.content.keys())
-        return {
+        data = {
             "rows": rows.tolist(),
             "sampled": f"{len(rows):,} of {n_rows:,} images, drawn at random" if len(rows) < n_rows else None,
             "keys": [self.keys[row] for row in rows],
@@ -216,6 +206,7 @@ class _Page:
             "cards": cards,
             "pictures": {row: base64.b64encode(self.pictures.content[row]).decode() for row in packed},
         }
+        return _zipped(json.dumps(data, separators=(",", ":")))
 
 
 def _scores(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

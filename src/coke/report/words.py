@@ -29,22 +29,6 @@ STATES = {  # a verdict's name, for people who do not know the figures behind it
     "nuisance": "The groups follow something other than the labels, more so than before training.",
 }
 
-GLOSSARY = {
-    "embedding": "The numbers that the network makes of an image. Images that it finds alike get similar ones.",
-    "cluster": "A group of images that lie close together in the embedding. Its number has no meaning.",
-    "head": "One way of sorting all images into clusters. Heads differ in how many clusters they have.",
-    "score": "The cosine between an image and its cluster's center, 1 at most. Its mean is the cluster's cohesion.",
-    "margin": "How much smaller the cosine to the second nearest center is. Near 0 the image might as well be there; "
-    "below 0 it was moved, so that another cluster holds its bound.",
-    "bound": "The least number of images that each cluster was asked to hold.",
-    "purity": "The share of a cluster's labelled images that carry its most frequent label.",
-    "loss, ln K": "How badly the network predicts an image's cluster; ln K is a guess's loss among K clusters.",
-    "k-NN, linear probe": "How often the right label is found from the embedding: by the vote of the 20 most similar "
-    "labelled images, or by planes between classes. Training never saw these labels.",
-    "ACC, NMI, ARI": "How well clusters agree with labels: 1 is perfect; NMI and ARI are about 0 by chance. ACC "
-    "matches clusters to classes one to one.",
-}
-
 
 def number(value: Any) -> str:
     """A number as people write it: whole numbers with separators, others to three digits.
@@ -159,26 +143,23 @@ def gain(scores: dict[str, dict[str, Any]]) -> str:
     return " ".join(sentences)
 
 
-def to_use(record: Record) -> list[tuple[str, str]]:
-    """What can be done with the run next: a sentence, and a line to copy, quoted for a shell."""
+def to_use(record: Record) -> dict[str, str]:
+    """What can be done with the run next, a sentence each: a line to copy, quoted for a shell."""
     path, data = record.run.path.resolve(), str(record.config.get("data") or "DATA")
     run, images = shlex.quote(str(path)), shlex.quote(os.path.abspath(data) if Path(data).exists() else data)
-    names = ("features.parquet", "new.parquet", "next")
-    features, new, following = (shlex.quote(f"{path}-{name}") for name in names)
-    again = ("Write this page again, when the images lie elsewhere", f"coke report {run} --data {images}")
+    features, new, following = (
+        shlex.quote(f"{path}-{name}") for name in ("features.parquet", "new.parquet", "next")
+    )
+    again = {"Write this page again, when the images lie elsewhere": f"coke report {run} --data {images}"}
     if not record.run.backbone.is_file():
-        return [("Go on with this run", f"coke pretrain {images} --out {run} --resume"), again]
-    return [
-        (
-            "Load it in Python, for features and clusters of any images",
-            f"import coke; run = coke.load({str(path)!r})",
-        ),
-        ("Embed: the features of all images", f"coke embed {run} {images} --out {features}"),
-        (
-            "Predict: other images, which lie at NEW, into these clusters",
-            f"coke predict {run} NEW --out {new}",
-        ),
-        ("Continue with images that came or went", f"coke pretrain NEW --continue {run} --out {following}"),
-        ("Score it on other images, with labels", f"coke evaluate {run} --data NEW"),
-        again,
-    ]
+        return {"Go on with this run": f"coke pretrain {images} --out {run} --resume", **again}
+    load = "Load it in Python, for features and clusters of any images"
+    other = "Predict: other images, which lie at NEW, into these clusters"
+    return {
+        load: f"import coke; run = coke.load({str(path)!r})",
+        "Embed: the features of all images": f"coke embed {run} {images} --out {features}",
+        other: f"coke predict {run} NEW --out {new}",
+        "Continue with images that came or went": f"coke pretrain NEW --continue {run} --out {following}",
+        "Score it on other images, with labels": f"coke evaluate {run} --data NEW",
+        **again,
+    }
