@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coke.errors import DataError
 
-GIGABYTE = 1e9
+MEGABYTE, GIGABYTE = 1e6, 1e9
 _SHARE = 4  # of the memory that is free, a quarter is for what makes training faster
 _UNKNOWN = 1 << 30  # bytes where nothing says how much is free
 

@@ -9,10 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from coke.errors import printable
+
 
 def say(console: Console | None, text: str) -> None:
-    """Print a text as it is, in however long lines; None is silent."""
+    """Print a text in however long lines, without what would steer a terminal; None is silent."""
     if console is not None:
+        text = "\n".join(printable(line) for line in text.split("\n"))
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -28,6 +28,7 @@ from coke.bounded.places import places
 from coke.bounded.processes import collected, joined, open_together, own_rows, together
 from coke.bounded.sizes import SizeBounds, number, resolve_bounds
 from coke.errors import ConfigError, DataError
+from coke.reading import read_text, reading_as
 from coke.vectors import Vectors
 from coke.vectors.files import column_field, column_values, key_field
 
@@ -129,14 +130,12 @@ def read_sizes(path: Path) -> dict[str, Array]:
     In a text commas, semicolons, tabs or spaces stand between columns, a first line may name them, and ``#`` begins
     a comment. Without names one column is the maximum, two are both. ``inf`` is no maximum.
     """
-    try:
+    with reading_as("sizes", path):
         if path.suffix == ".npy":
             lines = [np.atleast_1d(row).tolist() for row in np.load(path, allow_pickle=False)]
         else:
-            texts = path.read_text("utf-8-sig").replace('"', "").splitlines()
+            texts = read_text(path).replace('"', "").splitlines()
             lines = [re.split(r"\s*[,;\t]\s*|\s+", text.split("#")[0].strip()) for text in texts]
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as sizes: {error}") from error
     rows = {index: words for index, words in enumerate(lines, 1) if words != [""]}
     first: list[Any] = next(iter(rows.values()), [])
     names, table = ["min_size", "max_size"][-len(first) :], []

@@ -24,6 +24,7 @@ _FIRST_ROWS, _LEAST_ROWS = (
     32,
     2**11,
 )  # a cluster, and in all, that come first; each next part is eight times as large
+_FEW = 4  # times the sample: of so few rows the whole itself is the last part
 _WIDEST = 2  # times a usual width: what a small part needed is more than a larger one does
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 _DENSE_PAIRS, _DENSE_ROWS = (
@@ -71,7 +72,7 @@ class Sample:
     def prices(self, centers: Tensor, bounds: SizeBounds, value: Array | None) -> Prices:
         """Prices that nearly fit all rows; ``value`` [K] to begin with."""
         value = np.zeros(len(centers)) if value is None else value
-        is_all = len(self.rows) == self.n_total
+        is_all = _FEW * len(self.rows) >= self.n_total  # or nearly
         return fitting_prices(lambda step: self.costs(centers, step), bounds, self.total, value, is_all)
 
 

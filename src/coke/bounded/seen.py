@@ -15,6 +15,7 @@ Legend: N rows, D features, K clusters, G groups.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from coke.bounded.kernels import GROUP, Array, Known
@@ -83,7 +84,9 @@ class Seen:
             length = np.linalg.norm(step, axis=1)
             stride[present] = 2 * scale * length[clusters]
             change = fallen + scale * (length**2 + 2 * (former * step).sum(1))
-            fall[:, present] = (change - (2 * scale) * (former @ step.T))[:, clusters]
+            # by torch: after a product NumPy's threads wait at full speed, in the way of the sweep
+            product = (torch.from_numpy(former) @ torch.from_numpy(step).t()).numpy()
+            fall[:, present] = (change - (2 * scale) * product)[:, clusters]
         fall = fall.reshape(len(now), GROUP, -1).min(1)
         widest = stride.reshape(GROUP, -1).max(0).astype(np.float32)
         fallen_least = fall - np.abs(fall) * np.float32(2.0**-21)
@@ -112,7 +115,7 @@ def grouped(centers: Array) -> Array:
         some = centers[part]
         one = some[np.square(some - some.mean(0)).sum(1).argmax()]
         other = some[np.square(some - one).sum(1).argmax()]
-        along = np.argsort(some @ (other - one), kind="stable")
+        along = np.argsort((torch.from_numpy(some) @ torch.from_numpy(other - one)).numpy(), kind="stable")
         half = (len(part) // GROUP + 1) // 2 * GROUP
         parts += [part[along[half:]], part[along[:half]]]
     order = np.full((GROUP, len(groups)), -1, np.int32)

@@ -27,7 +27,7 @@ from coke.images.image_set import ImageSet, shorter_side
 from coke.images.splits import Splits
 from coke.images.table import Source
 from coke.images.views import View
-from coke.memory import GIGABYTE, usable_cpus
+from coke.memory import MEGABYTE, usable_cpus
 
 LARGE = 2
 """Images whose shorter side is at least so many times a copy's are seen through one: it has a quarter of the pixels."""
@@ -135,10 +135,10 @@ class Shrunk:
         n_bytes = 3 * int(self.sizes[large].long().prod(1).sum())
         words = f"{count:,} large images are seen through copies of {self.side} px (shorter side)"
         if self.folder is not None:
-            return f"{words}, {n_bytes / GIGABYTE:.2f} GB in {self.folder}"
+            return f"{words}, {n_bytes / MEGABYTE:,.1f} MB in {self.folder}"
         if n_kept == count:
-            return f"{words}, {n_bytes / GIGABYTE:.2f} GB in memory"
-        kept = f"{n_kept:,} of them, {len(self.kept) / GIGABYTE:.2f} GB, are kept in memory"
+            return f"{words}, {n_bytes / MEGABYTE:,.1f} MB in memory"
+        kept = f"{n_kept:,} of them, {len(self.kept) / MEGABYTE:,.1f} MB, are kept in memory"
         return f"{words}; {kept}, the others are made anew each epoch (cache=FOLDER keeps all)"
 
 

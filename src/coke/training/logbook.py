@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from coke import distributed
-from coke.progress import changeable_bar
+from coke.progress import changeable_bar, say
 from coke.run import Run
 
 
@@ -56,7 +56,7 @@ class Logbook:
         """One line for people."""
         if self.console is not None:
             try:
-                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+                say(self.console, text)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
