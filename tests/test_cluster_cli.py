@@ -298,7 +298,7 @@ BAD = [
     (["rows.npy", "--k", "3", "--column", "x"], "only parquet does"),
     (["rows.npy", "--k", "3", "--start", "no.safetensors"], "no.safetensors: there is no such file"),
     (["rows.npy", "--k", "3", "--start", "rows.npy"], "cannot be read as safetensors"),
-    (["rows.npy", "--k", "3", "--sizes", "no.csv"], "no.csv cannot be read as sizes: [Errno 2]"),
+    (["rows.npy", "--k", "3", "--sizes", "no.csv"], "no.csv: there is no such file"),
     (["nothing.npy", "--k", "3"], "nothing.npy: there is no such file or folder"),
     (["rows.csv", "--k", "3"], "vectors are read from .npy or .parquet"),
     (["flat.npy", "--k", "3"], "Reshape your data"),

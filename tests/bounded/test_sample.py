@@ -87,14 +87,14 @@ def test_sizes_of_a_large_sample_nearly_fit(metric: str, n_clusters: int) -> Non
 
 def test_bounds_are_scaled_to_the_share_of_the_sample() -> None:
     random = np.random.default_rng(1)
-    rows = random.normal(size=(8000, 5))
+    rows = random.normal(size=(16_000, 5))
     centers = torch.from_numpy(rows[:10] * 1.3)
-    part = a_sample(rows[::4], n_total=8000, total=8000.0)
-    bounds = Problem(np.empty((0, 10)), np.full(10, 700.0), np.full(10, 900.0)).bounds
+    part = a_sample(rows[::8], n_total=16_000, total=16_000.0)
+    bounds = Problem(np.empty((0, 10)), np.full(10, 1400.0), np.full(10, 1800.0)).bounds
     prices = part.prices(centers, bounds, None)
     sizes = np.bincount((matrix_of(a_sample(rows), centers) - prices.value).argmin(1), minlength=10)
-    assert sizes.min() > 600
-    assert sizes.max() < 1000
+    assert sizes.min() > 1200
+    assert sizes.max() < 2000
 
 
 @settings(max_examples=30)

@@ -58,8 +58,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_code_is_python() -> None:
-    for block in re.findall(r"```text\n(.*?)```", PAGE, re.S):
-        ast.parse(block)
+    blocks = re.findall(r"```text\n(.*?)```", PAGE, re.S)
+    assert blocks
+    assert all(ast.parse(block).body for block in blocks)
 
 
 def test_figures_are_those_of_the_code() -> None:

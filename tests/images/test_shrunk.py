@@ -105,9 +105,9 @@ def test_where_copies_are_kept_changes_nothing(splits, tmp_path):
             assert torch.equal(one.sizes, its.sizes)
             assert torch.equal(pickle.loads(pickle.dumps(its)).read(1), one.read(1))  # workers are sent it
     assert in_words(others["in memory"])[0].startswith("6 large images are seen through copies of 40 px")
-    assert in_words(others["in memory"])[0].endswith("GB in memory")
-    assert in_words(others["in a folder"])[0].endswith(f"GB in {tmp_path / 'copies'}")
-    assert "; 2 of them, 0.00 GB, are kept in memory, the others" in in_words(others["some in memory"])[0]
+    assert in_words(others["in memory"])[0].endswith("MB in memory")
+    assert in_words(others["in a folder"])[0].endswith(f"MB in {tmp_path / 'copies'}")
+    assert "; 2 of them, 0.0 MB, are kept in memory, the others" in in_words(others["some in memory"])[0]
 
 
 def test_statistics_and_names_stay_those_of_the_originals(splits):

@@ -59,7 +59,7 @@ def test_a_resumed_run_is_the_same_with_another_cache(run: Run, images: Path, tm
 
 
 def test_what_is_seen_is_said(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = "120 large images are seen through copies of 34 px (shorter side), 0.6 MB in memory"
+    said = "120 large images are seen through copies of 34 px (shorter side), 0.4 MB in memory"
     console = Console(file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115 the bar too
     run = coke.pretrain(images, out=tmp_path / "run", backbone=tiny(1), overrides=KEYS, console=console)
     assert said in [record["text"] for record in run.metrics("event")]
