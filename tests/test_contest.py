@@ -173,7 +173,7 @@ def test_the_page_is_what_the_files_say(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not CIFAR.exists(), reason="the CIFAR-10 files are not here")
 def test_the_full_scale_starts():
     command = [

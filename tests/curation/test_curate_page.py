@@ -20,7 +20,7 @@ SHORT = ["epochs=2", "linear_probe=false", "tensorboard=false", "workers=0"]
 N, WANTED = 105, 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_textures(Path("photographs"), N, size=16)

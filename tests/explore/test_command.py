@@ -312,7 +312,7 @@ def test_without_the_explorer_both_ways_to_it_are_named(
     fake.write_text("#!/bin/sh\nexit 3\n")
     fake.chmod(0o755)
     assert atlas.find_explorer() == [str(fake), "--from", "embedding-atlas>=0.26", "embedding-atlas"]
-    said = refused(capsys, "photos.parquet", "--export", "copy")
+    said = refused(capsys, "photos.parquet", "--map", "pca", "--export", "copy")
     assert "exit code 3" in said
     assert not Path("copy").exists()
 

@@ -28,7 +28,7 @@ HAS_ATLAS = bool(importlib.util.find_spec("embedding_atlas") or shutil.which("em
 N = 60
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but that a file is written where they would serve, and maps are quick."""
     monkeypatch.chdir(tmp_path)
