@@ -116,7 +116,9 @@ def test_drift_of_made_up_clusters(earlier: Run, later: Run, changed: Path) -> N
     made = continued.Earlier(earlier, rows, torch.zeros(len(rows), 1), before[:, None])
     run = Run(later.path.parent / "made")
     run.path.mkdir()
-    pq.write_table(pa.table({"cluster_0": after}), run.assignments)
+    pq.write_table(
+        pa.table({"key": [f"{row}.png" for row in range(len(after))], "cluster_0": after}), run.assignments
+    )
     (head,) = continued.drift(made, run, images)["heads"]
     assert head == {
         "n_clusters": 4,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from coke.atomic import check_output
 from coke.curation.choose import Choice, choose
 from coke.curation.sources import Candidates, open_candidates
 from coke.curation.write import outputs, write_dropped, write_list
 from coke.errors import ConfigError
+from coke.output import check_output
 from coke.progress import progress_bar
 from coke.run import is_run
 

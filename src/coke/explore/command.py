@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from coke.atomic import atomic, check_output, is_writable
+from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.errors import BoundsError, ConfigError, DataError
 from coke.explore import atlas
@@ -26,6 +26,7 @@ from coke.explore.map import map_of
 from coke.explore.neighbours import ALL_PAIRS, Neighbours, find_neighbours, sums_of_directions
 from coke.explore.table import center_labels, write_table
 from coke.model.predict import columns_of
+from coke.output import check_output, is_writable
 from coke.progress import progress_bar
 from coke.run import Run, is_run
 from coke.vectors import open_vectors

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from coke.atomic import check_output
 from coke.errors import ConfigError
 from coke.images.decode import MAX_IMAGE_PIXELS
 from coke.images.unreadable import to_install
@@ -22,6 +21,7 @@ from coke.model.files import BACKBONE, load
 from coke.model.listed import Listed
 from coke.model.model import Model
 from coke.model.predict import predict_data
+from coke.output import check_output
 from coke.progress import progress_bar
 from coke.run import Run
 

@@ -27,10 +27,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from coke.atomic import atomic, check_output
+from coke.atomic import atomic
 from coke.errors import ConfigError
 from coke.model.listed import Listed
 from coke.model.model import Features, Model
+from coke.output import check_output
 
 NumberType = Literal["float16", "float32"]
 _NOTE_SECONDS = 10.0  # between two notes of how far the features are

@@ -20,13 +20,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from coke.atomic import atomic, atomic_place, is_writable
+from coke.atomic import atomic, atomic_place
 from coke.errors import ConfigError, DataError, did_you_mean
 from coke.evaluation.features import normalised, pooled
 from coke.model.card import model_card
 from coke.model.files import BACKBONE, CLUSTERS, PROJECTOR, load, own_tensors, write_backbone
 from coke.model.model import Model
 from coke.model.parity import pictures, pixels, within
+from coke.output import is_writable
 from coke.run import Run
 
 Format = Literal["timm", "hf", "torchvision", "onnx", "safetensors"]

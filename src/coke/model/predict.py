@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from coke.atomic import atomic, check_output
+from coke.atomic import atomic
 from coke.bounded.places import places
 from coke.model.embed import Embedded, Partial, Progress
 from coke.model.listed import Listed
+from coke.output import check_output
 from coke.vectors import open_vectors
 
 if TYPE_CHECKING:

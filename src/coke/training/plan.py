@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from coke.atomic import is_writable
 from coke.errors import ConfigError, ResumeError
 from coke.images import Splits, open_data
+from coke.output import is_writable
 from coke.run import Run
 from coke.training.auto import check_settings, resolve
 from coke.training.backbone import check_architecture, find_init

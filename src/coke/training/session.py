@@ -13,12 +13,13 @@ from safetensors.torch import save
 from torch import nn
 
 from coke import distributed
-from coke.atomic import atomic, is_writable
+from coke.atomic import atomic
 from coke.errors import ConfigError, ResumeError
 from coke.images.shrunk import in_words, shrink, side_for
 from coke.images.unreadable import list_unreadable
 from coke.memory import memory_share
 from coke.model.files import Preprocessing, own_tensors, write_backbone, write_projector
+from coke.output import is_writable
 from coke.progress import progress_bar
 from coke.run import Run
 from coke.training import backbone as backbones
